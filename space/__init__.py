@@ -1,0 +1,1 @@
+"""The Gradio app, laid out as a Hugging Face Space, and the checkpoints that it serves by default."""

@@ -1,0 +1,1 @@
+"""Corpora, recipes, the training loop, evaluation and publishing."""

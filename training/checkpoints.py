@@ -1,0 +1,112 @@
+"""Writing folders so that a kill at any moment, or a full disk, leaves a whole one behind.
+
+A folder is written under a temporary name and renamed when it is complete; only then are older ones removed.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from accelerate import Accelerator
+from safetensors import SafetensorError
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from training.command import UserError
+
+UNFINISHED, REPLACED = ".unfinished", ".replaced"
+STATE = "state.json"
+
+
+@contextmanager
+def writing(folder: Path, accelerator: Accelerator | None = None) -> Iterator[Path]:
+    """Give a temporary folder to write into, and put it in the place of `folder` when the block ends well.
+
+    With an accelerator all its processes write into the one folder, and the main one renames it.
+
+    Raises:
+        UserError: the disk does not take it; what was at `folder` before is untouched.
+    """
+    main = accelerator is None or accelerator.is_main_process
+    wait = accelerator.wait_for_everyone if accelerator else lambda: None
+    unfinished, replaced = folder.with_name(folder.name + UNFINISHED), folder.with_name(folder.name + REPLACED)
+    try:
+        if main:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir(parents=True)
+        wait()
+        yield unfinished
+        wait()
+        if main:
+            if folder.exists():
+                folder.rename(replaced)
+            unfinished.rename(folder)
+            shutil.rmtree(replaced, ignore_errors=True)
+        wait()
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have their own for a full disk
+        recover(folder)
+        raise UserError(
+            f"{folder} could not be written ({' '.join(str(error).split())}); free some space or give another folder, "
+            "and run the same command again. What was saved before is whole."
+        ) from error
+
+
+def recover(folder: Path) -> None:
+    """Put a folder back that a kill caught between the two renames, and drop what was not finished."""
+    replaced = folder.with_name(folder.name + REPLACED)
+    if replaced.exists() and not folder.exists():
+        replaced.rename(folder)
+    shutil.rmtree(replaced, ignore_errors=True)
+    shutil.rmtree(folder.with_name(folder.name + UNFINISHED), ignore_errors=True)
+
+
+def save_model(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, half: bool = False) -> None:
+    """Write a plain folder that `from_pretrained` loads: weights, config, tokenizer, generation config and code.
+
+    Args:
+        half: store the weights in half precision. The config still says float32, so that they compute in it.
+    """
+    weights = {name: weight.half() if half else weight for name, weight in model.state_dict().items()}
+    if model.config.tie_word_embeddings:
+        del weights["lm_head.weight"]  # the token embeddings under another name
+    with writing(folder) as unfinished:
+        model.save_pretrained(unfinished, state_dict=weights)
+        tokenizer.save_pretrained(unfinished)
+
+
+def save_checkpoint(run: Path, accelerator: Accelerator, state: dict, keep: int) -> None:
+    """Write `checkpoint-STEP`, with model, optimizers, random states and `state`, and drop all but the newest `keep`."""
+    with writing(run / f"checkpoint-{state['step']}", accelerator) as unfinished:
+        accelerator.save_state(str(unfinished))
+        if accelerator.is_main_process:
+            (unfinished / STATE).write_text(json.dumps(state, indent=2))
+    if accelerator.is_main_process:
+        for old in list_checkpoints(run)[:-keep]:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def list_checkpoints(run: Path) -> list[Path]:
+    """The complete checkpoints of a run, oldest first."""
+    steps = [f.name.removeprefix("checkpoint-") for f in run.glob("checkpoint-*")]
+    return [run / f"checkpoint-{step}" for step in sorted((int(s) for s in steps if s.isdigit()))]
+
+
+def load_checkpoint(folder: Path, accelerator: Accelerator) -> dict:
+    """Restore model, optimizers and random states from a checkpoint, and return its `state`.
+
+    Raises:
+        UserError: a file of it is missing or damaged.
+    """
+    try:
+        # Accelerate only logs that the random states could not be read, and the batches would then be others.
+        if not (folder / f"random_states_{accelerator.process_index}.pkl").is_file():
+            raise FileNotFoundError(f"random_states_{accelerator.process_index}.pkl is missing")
+        state = json.loads((folder / STATE).read_text())
+        accelerator.load_state(str(folder))
+    except Exception as error:  # whatever a damaged file makes its reader raise
+        raise UserError(
+            f"checkpoint {folder} is damaged ({' '.join(str(error).split())[:200]}); remove that folder to go on from "
+            "the one before it, or start anew with --overwrite."
+        ) from error
+    return state

@@ -1,0 +1,94 @@
+"""Writing on from a prompt, a piece of text at a time.
+
+`model.generate` writes within the context; this also writes past it, as a plain Python generator: whoever stops asking
+has stopped the work, no thread goes on, and a seed of one's own makes a text repeatable beside other users.
+"""
+
+import codecs
+from collections.abc import Iterator
+
+import torch
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.generation import TopPLogitsWarper
+
+
+def stream_text(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+) -> Iterator[str]:
+    """Yield the continuation of `prompt` in pieces of whole characters.
+
+    Args:
+        prompt: at least one character; of a prompt past the context the end is used.
+        temperature: divides the logits; 0 takes the likeliest token.
+        top_p: draw from the likeliest tokens that have this probability together (Holtzman et al., 2019,
+            https://arxiv.org/abs/1904.09751).
+        seed: the same seed gives the same text.
+
+    Raises:
+        ValueError: an empty prompt.
+    """
+    prompt_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    if not prompt_ids:
+        raise ValueError("The prompt is empty; give at least one character to write on from.")
+    # Bytes of one character can come as several tokens: only whole characters are handed out.
+    characters = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    for token in stream_tokens(model, prompt_ids, max_new_tokens, temperature, top_p, seed):
+        if piece := characters.decode(token_bytes(tokenizer, token)):
+            yield piece
+    if rest := characters.decode(b"", final=True):
+        yield rest
+
+
+def token_bytes(tokenizer: PreTrainedTokenizerBase, token: int) -> bytes:
+    """The bytes that a token stands for: `<0xE8>` for one, a character for those of its UTF-8."""
+    piece = tokenizer.convert_ids_to_tokens(token)
+    if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
+        return bytes([int(piece[3:5], 16)])
+    return piece.encode()
+
+
+def stream_tokens(
+    model: PreTrainedModel, prompt_ids: list[int], max_new_tokens: int, temperature: float, top_p: float, seed: int
+) -> Iterator[int]:
+    """Yield new tokens until the end token or `max_new_tokens`.
+
+    When the context is full, the last half of it starts a new one: one prefill for every half context, and the cache
+    in between.
+    """
+    context = model.config.max_position_embeddings
+    special = [model.config.bos_token_id, model.config.pad_token_id]
+    never = torch.tensor([token for token in special if token is not None], dtype=torch.long)
+    generator = torch.Generator().manual_seed(seed)
+    window = list(prompt_ids)
+    unread = None  # what the cache has not seen; None starts a new cache
+    for _ in range(max_new_tokens):
+        if unread is None or len(window) > context:
+            window = window if len(window) < context else window[-max(1, context // 2) :]
+            cache, unread = DynamicCache(config=model.config), window
+        with torch.no_grad():
+            inputs = torch.tensor([unread], device=model.device)  # (1, length)
+            outputs = model(input_ids=inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        logits = outputs.logits[0, -1:].float().cpu()  # (1, vocab)
+        logits[:, never] = -torch.inf
+        token = choose(logits, temperature, top_p, generator)
+        if token == model.config.eos_token_id:
+            return
+        yield token
+        window.append(token)
+        unread = [token]
+
+
+def choose(logits: torch.Tensor, temperature: float, top_p: float, generator: torch.Generator) -> int:
+    """Draw one token from `logits` `(1, vocab)`."""
+    if temperature == 0:
+        return int(logits.argmax())
+    logits = logits / temperature
+    if top_p < 1:
+        logits = TopPLogitsWarper(top_p)(None, logits)
+    return int(torch.multinomial(logits.softmax(-1), 1, generator=generator))

@@ -1,0 +1,37 @@
+"""Train a model from a text.
+
+    python -m training.pretrain --recipe smoke                         # under 20 seconds, no network
+    python -m training.pretrain --recipe oz-modern                     # one process
+    accelerate launch -m training.pretrain --recipe oz-modern          # CPU, one GPU or many, as Accelerate is set up
+    python -m training.pretrain --recipe poetry-gpt --corpus my.txt --steps 500 --output runs/mine
+
+A run that was stopped, however it was, goes on from its last checkpoint when the same command is given again.
+"""
+
+import argparse
+from pathlib import Path
+
+from training.command import run_command
+from training.recipe import add_recipe_options, recipe_from_arguments
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--recipe", required=True, help="a name in training/recipes, or a path to a YAML file")
+    parser.add_argument("--output", type=Path, help="the run's folder (default runs/RECIPE)")
+    parser.add_argument("--overwrite", action="store_true", help="remove what the folder holds of an earlier run")
+    parser.add_argument("--dry-run", action="store_true", help="build everything, print the plan, train nothing")
+    add_recipe_options(parser)
+    arguments, others = parser.parse_known_args()
+    recipe = recipe_from_arguments(arguments, others)
+
+    from training.loop import train  # torch takes seconds, which a refused recipe should not wait for
+
+    output = arguments.output or Path("runs") / Path(arguments.recipe).stem
+    train(recipe, output, overwrite=arguments.overwrite, dry_run=arguments.dry_run)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,182 @@
+"""A recipe: everything that decides how a model is trained, as a YAML file whose every field the command line can set.
+
+The fields below are the only ones there are. A recipe or a command line with another one, or with a value of the wrong
+type, is refused before a corpus or a model is loaded.
+"""
+
+import argparse
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from training.command import UserError
+
+RECIPES = Path(__file__).with_name("recipes")
+
+
+def option(default, help: str):
+    """A recipe field with its one explanation, which `--help` prints."""
+    if isinstance(default, dict | list):
+        return field(default_factory=lambda: type(default)(default), metadata={"help": help})
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass
+class Recipe:
+    """The fields of a recipe."""
+
+    about: str = option("", "one line on what the recipe is for")
+    corpus: str = option("sampler", "a corpus of the registry (python -m training.corpora), or a path to a UTF-8 text")
+    accept_changed_corpus: bool = option(False, "use a fetched text although it differs from the expected one")
+    preset: str = option("modern", "where the model's config starts: bigram, single-head, multi-head, gpt or modern")
+    model: dict = option({}, "fields of OzymandiasConfig that differ from the preset, also as --model.FIELD VALUE")
+    context: int = option(64, "tokens that the model sees at once (max_position_embeddings)")
+    steps: int = option(2000, "optimizer steps")
+    batch_size: int = option(12, "windows of `context` tokens in each optimizer step, over all processes together")
+    gradient_accumulation_steps: int = option(1, "parts that each process splits its share of a batch into")
+    optimizer: str = option("adamw", "adamw, or muon (Muon for the blocks' matrices, AdamW for the rest)")
+    learning_rate: float = option(1e-3, "peak learning rate of AdamW")
+    matrix_learning_rate: float = option(0.02, "peak learning rate of Muon")
+    weight_decay: float = option(0.1, "decoupled weight decay on matrices")
+    beta1: float = option(0.9, "AdamW's decay of the first moment")
+    beta2: float = option(0.99, "AdamW's decay of the second moment")
+    warmup_steps: int = option(100, "steps over which the learning rate rises from 0")
+    decay_share: float = option(0.8, "share of the steps, at the end, over which the learning rate falls to 0")
+    gradient_clip: float = option(1.0, "largest norm of the gradient; 0 does not clip")
+    mixed_precision: str | None = option(None, "no, fp16 or bf16; null takes what `accelerate launch` says")
+    seed: int = option(1, "seed of the weights, the batches and the dropout")
+    evaluate_every: int = option(250, "steps between scores of the whole validation split")
+    patience: int = option(0, "stop after that many scores without a better one; 0 never stops")
+    checkpoint_every: int = option(250, "steps between checkpoints to resume from")
+    keep_checkpoints: int = option(2, "how many of them are kept")
+    log_every: int = option(10, "steps between lines in metrics.jsonl")
+    sample_prompt: str = option("\n", "the text that the sample at each evaluation goes on from")
+    sample_length: int = option(200, "tokens of that sample")
+    trackers: list = option([], "trackers of Accelerate besides metrics.jsonl: trackio, tensorboard ...")
+    expected_loss: float | None = option(None, "the validation loss that this recipe has reached")
+    expected_sample: str = option("", "what a model of this loss writes")
+
+
+FIELDS = {f.name: f for f in dataclasses.fields(Recipe)}
+TYPES = typing.get_type_hints(Recipe)
+MINIMA = {
+    "context": 2,
+    "steps": 1,
+    "batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "warmup_steps": 0,
+    "gradient_clip": 0,
+    "evaluate_every": 1,
+    "patience": 0,
+    "checkpoint_every": 1,
+    "keep_checkpoints": 1,
+    "log_every": 1,
+    "sample_length": 0,
+    "learning_rate": 0,
+    "matrix_learning_rate": 0,
+    "weight_decay": 0,
+}
+CHOICES = {"optimizer": ("adamw", "muon"), "mixed_precision": (None, "no", "fp16", "bf16")}
+
+
+def load_recipe(name: str, overrides: list[tuple[str, str, str]] = ()) -> Recipe:
+    """Read a recipe by the name of a file in `training/recipes`, or by its path, and set fields on top.
+
+    Args:
+        overrides: triples of where a value comes from, its field (`model.FIELD` for one of the model's config) and its
+            YAML text.
+
+    Raises:
+        UserError: all that is wrong with the fields, in one message.
+    """
+    path = RECIPES / f"{name}.yaml" if (RECIPES / f"{name}.yaml").exists() else Path(name)
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
+        raise UserError(f"there is no recipe '{name}'; give one of {known}, or the path of a YAML file.")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"recipe {path} is not YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(values, dict):
+        raise UserError(f"recipe {path} must be a list of `field: value` lines; it is a {type(values).__name__}.")
+    wrong = []
+    sources = {name: str(path.name) for name in values}
+    for source, name, text in overrides:
+        value = parse_yaml(text)
+        if name.startswith("model."):
+            values["model"] = {**(values.get("model") or {}), name.removeprefix("model."): value}
+        else:
+            values[name] = text if TYPES.get(name) is str else value
+        sources[name] = source
+    for name, value in values.items():
+        where = f"{name} ({sources.get(name, 'command line')})"
+        if name not in FIELDS:
+            wrong.append(f"{where} is not a field of a recipe; the fields are {', '.join(FIELDS)}")
+            continue
+        values[name], problem = convert(value, TYPES[name])
+        if problem:
+            wrong.append(f"{where} must be {problem}, and is {value!r}")
+        elif name in MINIMA and values[name] < MINIMA[name]:
+            wrong.append(f"{where} must be at least {MINIMA[name]}, and is {value!r}")
+        elif name in CHOICES and values[name] not in CHOICES[name]:
+            wrong.append(f"{where} must be one of {', '.join(map(str, CHOICES[name]))}, and is {value!r}")
+    if wrong:
+        raise UserError("; ".join(wrong) + ".")
+    recipe = Recipe(**values)
+    if not 0 < recipe.decay_share <= 1:
+        raise UserError(f"decay_share must be above 0 and at most 1, and is {recipe.decay_share}.")
+    return recipe
+
+
+def parse_yaml(text: str):
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def convert(value, wanted) -> tuple[object, str]:
+    """`value` as the type `wanted`, and what it should have been if it cannot be."""
+    accepted = typing.get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,)
+    if type(value) in accepted:
+        return value, ""
+    if value is None and type(None) in accepted:
+        return None, ""
+    if float in accepted and not isinstance(value, bool):
+        try:
+            return float(value), ""  # YAML reads 1e-3, which has no point, as text
+        except (TypeError, ValueError):
+            pass
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", dict: "fields", list: "a list"}
+    return value, " or ".join(names.get(t, "null") for t in accepted)
+
+
+def add_recipe_options(parser: argparse.ArgumentParser) -> None:
+    """Give the parser one option for each field of a recipe, with its explanation and default."""
+    group = parser.add_argument_group("recipe fields", "each overrides the recipe; the defaults are of no recipe")
+    for name, f in FIELDS.items():
+        default = f.default if f.default is not dataclasses.MISSING else f.default_factory()
+        group.add_argument(f"--{name}", metavar="VALUE", help=f"{f.metadata['help']} (default {default!r})")
+
+
+def recipe_from_arguments(arguments: argparse.Namespace, others: list[str]) -> Recipe:
+    """The recipe of a parsed command line. `others` are the options that the parser does not know.
+
+    Raises:
+        UserError: an option that is no field of a recipe, or what [`load_recipe`] refuses.
+    """
+    overrides = [("command line", name, getattr(arguments, name)) for name in FIELDS]
+    overrides = [override for override in overrides if override[2] is not None]
+    rest = list(others)
+    while rest:
+        option_name, equals, value = rest.pop(0).partition("=")
+        if not option_name.startswith("--model."):
+            raise UserError(f"unknown option {option_name}; the fields of a recipe are {', '.join(FIELDS)}.")
+        if not equals and not rest:
+            raise UserError(f"{option_name} needs a value.")
+        overrides.append(("command line", option_name.removeprefix("--"), value if equals else rest.pop(0)))
+    return load_recipe(arguments.recipe, overrides)

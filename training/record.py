@@ -1,0 +1,209 @@
+"""What a run leaves behind: the resolved recipe, the metrics line by line, the curve and the record of the whole."""
+
+import dataclasses
+import json
+import math
+import os
+import platform
+import shutil
+from pathlib import Path
+
+import datasets
+import tokenizers
+import torch
+import transformers
+import yaml
+from accelerate import Accelerator
+from accelerate import __version__ as accelerate_version
+
+from training.command import UserError
+from training.corpora import Corpus
+from training.recipe import Recipe
+
+RECIPE, RECORD, METRICS, CURVE, BEST = "recipe.yaml", "run.json", "metrics.jsonl", "loss.png", "best"
+DESCRIPTIVE = ("about", "expected_loss", "expected_sample", "trackers")  # a run may go on with others of these
+
+
+def open_run(folder: Path, recipe: Recipe, overwrite: bool) -> bool:
+    """Make the folder of a run, or find an earlier run there. Returns whether that one is finished already.
+
+    Raises:
+        UserError: the folder cannot be written, is not a run's, or holds a run of another recipe.
+    """
+    resolved = dataclasses.asdict(recipe)
+    try:
+        if (folder / RECIPE).exists() and overwrite:
+            shutil.rmtree(folder)
+        if not (folder / RECIPE).exists():
+            if folder.exists() and any(folder.iterdir()):
+                raise UserError(f"{folder} is not empty and holds no run; give another --output.")
+            folder.mkdir(parents=True, exist_ok=True)
+            write_text(folder / RECIPE, yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
+            return False
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror}); give another --output.") from None
+    earlier = yaml.safe_load((folder / RECIPE).read_text(encoding="utf-8"))
+    changed = [name for name in resolved if name not in DESCRIPTIVE and resolved[name] != earlier.get(name)]
+    if changed:
+        what = ", ".join(f"{name} ({earlier.get(name)!r} there, {resolved[name]!r} here)" for name in changed)
+        raise UserError(f"{folder} holds a run with another {what}; give another --output, or --overwrite to drop it.")
+    record = json.loads((folder / RECORD).read_text()) if (folder / RECORD).exists() else {}
+    if record.get("finished"):
+        print(f"this run is finished: {folder / BEST}; give --overwrite to train it anew, or another --output")
+    return bool(record.get("finished"))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    unfinished = path.with_name(path.name + ".unfinished")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)
+
+
+class RunRecord:
+    """The figures of a run. Only the main process writes; the state is the same in all."""
+
+    def __init__(self, folder: Path, recipe: Recipe, corpus: Corpus, accelerator: Accelerator):
+        self.folder, self.recipe, self.accelerator = folder, recipe, accelerator
+        self.step = 0
+        self.seconds = 0.0  # of training alone
+        self.first_loss = self.best_loss = self.last_loss = math.inf
+        self.best_step = 0
+        self.best_sample = ""
+        self.evaluations_since_best = 0
+        self.parameters = 0
+        self.corpus = {
+            "name": corpus.name,
+            "sha256": corpus.sha256,
+            "characters": len(corpus.text),
+            "distinct_characters": len(set(corpus.text)),
+            "validation_characters": len(corpus.validation),
+        }
+
+    STATE = (
+        "step",
+        "seconds",
+        "first_loss",
+        "best_loss",
+        "last_loss",
+        "best_step",
+        "best_sample",
+        "evaluations_since_best",
+        "parameters",
+    )
+
+    def state(self) -> dict:
+        """What a checkpoint keeps."""
+        return {name: getattr(self, name) for name in self.STATE}
+
+    def resume(self, state: dict) -> None:
+        """Go on from a checkpoint's state; what was measured after it will be measured again."""
+        for name in self.STATE:
+            setattr(self, name, state[name])
+        metrics = self.folder / METRICS
+        if self.accelerator.is_main_process:
+            print(f"going on from step {self.step:,}")
+            if metrics.exists():
+                whole = [line for line in metrics.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+                kept = [line for line in whole if json.loads(line)["step"] <= self.step]
+                write_text(metrics, "".join(line + "\n" for line in kept))
+
+    def log_training(self, loss: float, learning_rate: float, seconds: float, steps: int) -> float:
+        """Note the mean training loss of the last `steps` and the time they took; returns tokens per second."""
+        self.seconds += seconds
+        speed = steps * self.recipe.batch_size * self.recipe.context / seconds
+        self.log(
+            train_loss=loss, learning_rate=learning_rate, tokens=self.tokens, seconds=self.seconds, tokens_per_second=speed
+        )
+        return speed
+
+    def log_evaluation(self, loss: float, sample: str, parameters: int) -> bool:
+        """Note a validation loss; returns whether it is the best so far."""
+        self.parameters = parameters
+        self.last_loss = loss
+        if self.step == 0:
+            self.first_loss = loss
+        better = loss < self.best_loss
+        if better:
+            self.best_loss, self.best_step, self.best_sample = loss, self.step, sample
+        self.evaluations_since_best = 0 if better else self.evaluations_since_best + 1
+        self.log(validation_loss=loss, seconds=self.seconds, sample=sample)
+        return better
+
+    def log(self, **values) -> None:
+        if self.accelerator.is_main_process:
+            with (self.folder / METRICS).open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": self.step, **values}, ensure_ascii=False) + "\n")
+        numbers = {name: value for name, value in values.items() if isinstance(value, float)}
+        self.accelerator.log(numbers, step=self.step)
+
+    @property
+    def tokens(self) -> int:
+        return self.step * self.recipe.batch_size * self.recipe.context
+
+    def out_of_patience(self, patience: int) -> bool:
+        """Whether `patience` scores (0: any number) have passed without a better one."""
+        return patience > 0 and self.evaluations_since_best >= patience
+
+    def finish(self) -> None:
+        """Mark the run as finished, and say what came of it."""
+        self.save(finished=True)
+        if self.accelerator.is_main_process:
+            print(
+                f"best validation loss {self.best_loss:.4f} nats per character at step {self.best_step:,}, "
+                f"{self.seconds:,.0f} s of training: {self.folder / BEST}"
+            )
+
+    def save(self, finished: bool = False) -> None:
+        """Write `run.json` and `loss.png`."""
+        if not self.accelerator.is_main_process:
+            return
+        record = {
+            "finished": finished,
+            "recipe": dataclasses.asdict(self.recipe),
+            "corpus": self.corpus,
+            "parameters": self.parameters,
+            "steps": self.step,
+            "tokens": self.tokens,
+            "training_seconds": round(self.seconds, 2),
+            "first_validation_loss": self.first_loss,
+            "best_validation_loss": self.best_loss,
+            "best_step": self.best_step,
+            "final_validation_loss": self.last_loss,
+            "sample": self.best_sample,
+            "device": f"{self.accelerator.device.type}, {os.cpu_count()} cores, {platform.machine()}",
+            "processes": self.accelerator.num_processes,
+            "mixed_precision": self.accelerator.mixed_precision,
+            "versions": {
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "transformers": transformers.__version__,
+                "accelerate": accelerate_version,
+                "tokenizers": tokenizers.__version__,
+                "datasets": datasets.__version__,
+            },
+        }
+        write_text(self.folder / RECORD, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        draw_curve(self.folder)
+
+
+def draw_curve(folder: Path) -> None:
+    """Draw `loss.png` from `metrics.jsonl`: training and validation loss against steps."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    lines = [json.loads(line) for line in (folder / METRICS).read_text(encoding="utf-8").splitlines()]
+    figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
+    for key, label, style in (("train_loss", "training", "-"), ("validation_loss", "validation", "o-")):
+        points = [(line["step"], line[key]) for line in lines if key in line]
+        if points:
+            axes.plot(*zip(*points, strict=True), style, label=label, markersize=4)
+    axes.set(xlabel="step", ylabel="loss, nats per character", title=folder.name)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    unfinished = folder / (CURVE + ".unfinished")
+    figure.savefig(unfinished, format="png", dpi=120)
+    pyplot.close(figure)
+    unfinished.replace(folder / CURVE)
