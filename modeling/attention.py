@@ -98,7 +98,9 @@ class OzymandiasAttention(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         batch, length, _ = hidden_states.shape
         by_head = (batch, length, -1, self.head_dim)
-        query = self.q_norm(self.q_proj(hidden_states).view(by_head)).transpose(1, 2)  # (batch, heads, length, head_dim)
+        query = self.q_norm(self.q_proj(hidden_states).view(by_head)).transpose(
+            1, 2
+        )  # (batch, heads, length, head_dim)
         key = self.k_norm(self.k_proj(hidden_states).view(by_head)).transpose(1, 2)  # (batch, kv_heads, ...)
         value = self.v_proj(hidden_states).view(by_head).transpose(1, 2)  # (batch, kv_heads, length, head_dim)
         if rotation is not None:

@@ -1,7 +1,7 @@
 """The Space: a chat with the transformer.
 
-    python -m space.app                                        # http://127.0.0.1:7860
-    OZYMANDIAS_MODEL=runs/mine/best python -m space.app        # with a checkpoint of your own, or user/name of the Hub
+python -m space.app                                        # http://127.0.0.1:7860
+OZYMANDIAS_MODEL=runs/mine/best python -m space.app        # with a checkpoint of your own, or user/name of the Hub
 """
 
 import argparse
@@ -17,7 +17,12 @@ A transformer written from scratch. Give it an opening line and it writes on, a 
 *poetry*, or for *Oz*. It knows a few books and nothing else, and every message starts anew. Send one line to each of
 the five poetry models to see what every idea adds, from a table of letter pairs to a modern transformer.
 """
-EXAMPLES = ["Write me a poem", "Tell me a story of Oz", "The moon upon the water", "Dorothy looked at the Scarecrow and"]
+EXAMPLES = [
+    "Write me a poem",
+    "Tell me a story of Oz",
+    "The moon upon the water",
+    "Dorothy looked at the Scarecrow and",
+]
 CSS = """
 .gradio-container {max-width: 1200px !important; margin: 0 auto !important}
 #chat .message {font-family: Georgia, 'Noto Serif', serif; white-space: pre-wrap}

@@ -62,7 +62,7 @@ def recover(folder: Path) -> None:
 
 
 def save_model(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, half: bool = False) -> None:
-    """Write a plain folder that `from_pretrained` loads: weights, config, tokenizer, generation config and code.
+    """Write into a folder what `from_pretrained` loads: weights, config, tokenizer, generation config and code.
 
     Args:
         half: store the weights in half precision. The config still says float32, so that they compute in it.
@@ -70,9 +70,8 @@ def save_model(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokeni
     weights = {name: weight.half() if half else weight for name, weight in model.state_dict().items()}
     if model.config.tie_word_embeddings:
         del weights["lm_head.weight"]  # the token embeddings under another name
-    with writing(folder) as unfinished:
-        model.save_pretrained(unfinished, state_dict=weights)
-        tokenizer.save_pretrained(unfinished)
+    model.save_pretrained(folder, state_dict=weights)
+    tokenizer.save_pretrained(folder)
 
 
 def save_checkpoint(run: Path, accelerator: Accelerator, state: dict, keep: int) -> None:
@@ -89,7 +88,7 @@ def save_checkpoint(run: Path, accelerator: Accelerator, state: dict, keep: int)
 def list_checkpoints(run: Path) -> list[Path]:
     """The complete checkpoints of a run, oldest first."""
     steps = [f.name.removeprefix("checkpoint-") for f in run.glob("checkpoint-*")]
-    return [run / f"checkpoint-{step}" for step in sorted((int(s) for s in steps if s.isdigit()))]
+    return [run / f"checkpoint-{step}" for step in sorted(int(s) for s in steps if s.isdigit())]
 
 
 def load_checkpoint(folder: Path, accelerator: Accelerator) -> dict:

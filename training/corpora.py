@@ -118,7 +118,9 @@ def read_text(path: Path) -> str:
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise UserError(f"corpus {path} cannot be read ({error.strerror}); check the path and its permissions.") from None
+        raise UserError(
+            f"corpus {path} cannot be read ({error.strerror}); check the path and its permissions."
+        ) from None
     if not raw.strip():
         raise UserError(f"corpus {path} is empty; give a file with text in it.")
     try:

@@ -6,16 +6,17 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 from accelerate.utils import ProjectConfiguration, gather_object, set_seed
 from tqdm import tqdm
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
-from modeling import OzymandiasForCausalLM, preset_config
+from modeling import OzymandiasConfig, OzymandiasForCausalLM, preset_config
 from tokenizer import build_character_tokenizer
-from training.checkpoints import list_checkpoints, load_checkpoint, recover, save_checkpoint, save_model
+from training.checkpoints import list_checkpoints, load_checkpoint, recover, save_checkpoint, save_model, writing
 from training.command import UserError
-from training.corpora import Corpus, load_corpus
+from training.corpora import load_corpus
 from training.data import Batches, encode
 from training.evaluate import validation_loss
 from training.generate import stream_text
@@ -31,97 +32,173 @@ def train(recipe: Recipe, output: Path, overwrite: bool = False, dry_run: bool =
         UserError: the recipe, the corpus or the folder cannot be used, with the reason.
     """
     disable_progress_bar()  # saving has one of its own, which would break ours
-    model_config(recipe, vocab_size=1)  # refuses a wrong preset or field before the corpus is loaded
-    accelerator = Accelerator(
-        mixed_precision=recipe.mixed_precision,
-        gradient_accumulation_steps=recipe.gradient_accumulation_steps,
-        log_with=recipe.trackers or None,
-        project_config=ProjectConfiguration(project_dir=str(output), logging_dir=str(output / "trackers")),
-    )
-    parts = accelerator.num_processes * recipe.gradient_accumulation_steps
-    if recipe.batch_size % parts:
-        raise UserError(
-            f"batch_size ({recipe.batch_size}) cannot be split evenly into {accelerator.num_processes} processes times "
-            f"{recipe.gradient_accumulation_steps} gradient_accumulation_steps; make it a multiple of {parts}."
-        )
-    corpus = load_corpus(recipe.corpus, recipe.accept_changed_corpus)
-    tokenizer = build_character_tokenizer(corpus.train)
-    batches = Batches(encode(tokenizer, corpus.train), recipe.context, recipe.batch_size, recipe.seed)
-    set_seed(recipe.seed)
-    model = OzymandiasForCausalLM(model_config(recipe, len(tokenizer), tokenizer))
-    model.generation_config = generation_config(model)
-    if accelerator.is_main_process:
-        print(plan(recipe, corpus, model, accelerator, output))
-    if dry_run:
+    run = Run(recipe, output)
+    if run.main:
+        print(run.plan())
+    if dry_run or (run.main and open_run(output, recipe, overwrite)):
         return
-    if accelerator.is_main_process and open_run(output, recipe, overwrite):
-        return
-    accelerator.wait_for_everyone()
-
-    model, *optimizers = accelerator.prepare(model, *build_optimizers(model, recipe))
-    record = RunRecord(output, recipe, corpus, accelerator)
-    if accelerator.is_main_process:
-        recover(output / BEST)
-    if checkpoints := list_checkpoints(output):
-        record.resume(load_checkpoint(checkpoints[-1], accelerator))
-    accelerator.init_trackers(output.name, config=flat(recipe))
+    run.start()
+    recipe, record = run.recipe, run.record
     if record.step == 0:
-        evaluate(model, tokenizer, corpus, recipe, record, accelerator)
+        run.evaluate()
+    bar = tqdm(total=recipe.steps, initial=record.step, unit="step", disable=not run.main)
+    losses, measured_from = [], time.perf_counter()
+    while record.step < recipe.steps and not record.out_of_patience():
+        losses.append(run.step())
+        bar.update()
+        last = record.step == recipe.steps
+        evaluation = last or record.step % recipe.evaluate_every == 0
+        checkpoint = last or record.step % recipe.checkpoint_every == 0
+        if evaluation or checkpoint or record.step % recipe.log_every == 0:
+            # Reading a loss waits for the device, so it is done here and not in every step.
+            loss = float(run.accelerator.reduce(torch.stack(losses).mean(), "mean"))
+            speed = record.log_training(loss, len(losses), time.perf_counter() - measured_from)
+            bar.set_postfix_str(f"loss {loss:.3f}, {speed:,.0f} tokens/s")
+            losses = []
+            if evaluation:
+                run.evaluate()
+            if checkpoint:
+                save_checkpoint(output, run.accelerator, record.state(), recipe.keep_checkpoints)
+            measured_from = time.perf_counter()  # evaluating and saving are not training time
+    bar.close()
+    record.finish()
+    run.accelerator.end_training()
 
-    bar = tqdm(total=recipe.steps, initial=record.step, unit="step", disable=not accelerator.is_main_process)
-    losses = torch.zeros((), device=accelerator.device)  # summed on the device: reading a loss waits for it
-    started, logged_step = time.perf_counter(), record.step
-    while record.step < recipe.steps and not record.out_of_patience(recipe.patience):
-        share = learning_rate_share(record.step, recipe)
-        for optimizer in optimizers:
+
+class Run:
+    """What a run is made of: the corpus as batches, the model, the optimizers, and the record of how it went."""
+
+    def __init__(self, recipe: Recipe, output: Path):
+        model_config(recipe, vocab_size=1)  # refuses a wrong preset or field before the corpus is loaded
+        self.recipe, self.output = recipe, output
+        self.accelerator = build_accelerator(recipe, output)
+        self.main = self.accelerator.is_main_process
+        self.corpus = load_corpus(recipe.corpus, recipe.accept_changed_corpus)
+        self.tokenizer = build_character_tokenizer(self.corpus.train)
+        tokens = encode(self.tokenizer, self.corpus.train)
+        self.batches = Batches(tokens, recipe.context, recipe.batch_size, recipe.seed)
+        set_seed(recipe.seed)
+        self.model = OzymandiasForCausalLM(model_config(recipe, len(self.tokenizer), self.tokenizer))
+        self.model.generation_config = generation_config(self.model.config)
+        self.record = RunRecord(output, recipe, self.corpus, self.model.num_parameters(), self.accelerator)
+
+    def plan(self) -> str:
+        """What is about to be trained, on what, with what to expect, in three lines."""
+        recipe, accelerator = self.recipe, self.accelerator
+        tokens = recipe.steps * recipe.batch_size * recipe.context
+        expected = "" if recipe.expected_loss is None else f"; expect a validation loss near {recipe.expected_loss:.2f}"
+        return (
+            f"{recipe.preset}, {self.model.num_parameters():,} parameters, on {self.corpus.name} "
+            f"({len(self.corpus.text):,} characters, {len(self.tokenizer)} tokens in the vocabulary)\n"
+            f"{recipe.steps:,} steps of {recipe.batch_size} x {recipe.context} tokens ({tokens:,} in all) on "
+            f"{accelerator.num_processes} x {accelerator.device.type}, precision {accelerator.mixed_precision}{expected}\n"
+            f"in {self.output}"
+        )
+
+    def start(self) -> None:
+        """Put everything on its device, and restore the last checkpoint where there is one."""
+        if self.main:
+            recover(self.output / BEST)
+        self.accelerator.wait_for_everyone()
+        prepared = self.accelerator.prepare(self.model, *build_optimizers(self.model, self.recipe))
+        self.model, self.optimizers = prepared[0], prepared[1:]
+        if checkpoints := list_checkpoints(self.output):
+            self.record.resume(load_checkpoint(checkpoints[-1], self.accelerator))
+        settings = dataclasses.asdict(self.recipe)
+        settings = {name: v if isinstance(v, int | float | str | bool) else str(v) for name, v in settings.items()}
+        self.accelerator.init_trackers(self.output.name, config=settings)
+        self.model.train()
+
+    def step(self) -> torch.Tensor:
+        """One optimizer step on this process's share of the batch; returns its mean loss, still on the device."""
+        recipe, accelerator = self.recipe, self.accelerator
+        share = learning_rate_share(self.record.step, recipe)
+        for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * share
         inputs, targets = (
-            rows[accelerator.process_index :: accelerator.num_processes].to(accelerator.device, non_blocking=True)
-            for rows in batches.at(record.step)
+            rows[accelerator.process_index :: accelerator.num_processes]
+            .to(accelerator.device, non_blocking=True)
+            .chunk(recipe.gradient_accumulation_steps)
+            for rows in self.batches.at(self.record.step)
         )
-        for x, y in zip(
-            inputs.chunk(recipe.gradient_accumulation_steps),
-            targets.chunk(recipe.gradient_accumulation_steps),
-            strict=True,
-        ):
-            with accelerator.accumulate(model):
+        losses = []
+        for x, y in zip(inputs, targets, strict=True):
+            with accelerator.accumulate(self.model):
                 # Every window has as many targets, so the mean over parts and processes is the mean over tokens.
-                loss = model(input_ids=x, labels=y, shift_labels=y, use_cache=False).loss
+                loss = self.model(input_ids=x, labels=y, shift_labels=y, use_cache=False).loss
                 accelerator.backward(loss)
                 if accelerator.sync_gradients and recipe.gradient_clip:
-                    accelerator.clip_grad_norm_(model.parameters(), recipe.gradient_clip)
-                for optimizer in optimizers:
+                    accelerator.clip_grad_norm_(self.model.parameters(), recipe.gradient_clip)
+                for optimizer in self.optimizers:
                     optimizer.step()
                     optimizer.zero_grad()
-                losses += loss.detach() / recipe.gradient_accumulation_steps
-        record.step += 1
-        bar.update()
+                losses.append(loss.detach())
+        self.record.step += 1
+        return torch.stack(losses).mean()
 
-        evaluation = record.step % recipe.evaluate_every == 0 or record.step == recipe.steps
-        if record.step % recipe.log_every == 0 or evaluation:
-            train_loss = float(accelerator.reduce(losses, "mean")) / (record.step - logged_step)
-            seconds = time.perf_counter() - started
-            speed = record.log_training(train_loss, share * recipe.learning_rate, seconds, record.step - logged_step)
-            bar.set_postfix_str(f"loss {train_loss:.3f}, {speed:,.0f} tokens/s")
-            losses.zero_()
-            started, logged_step = time.perf_counter(), record.step
-        if evaluation:
-            evaluate(model, tokenizer, corpus, recipe, record, accelerator)
-        if record.step % recipe.checkpoint_every == 0 or record.step == recipe.steps:
-            save_checkpoint(output, accelerator, record.state(), recipe.keep_checkpoints)
-        if evaluation or record.step % recipe.checkpoint_every == 0:
-            started = time.perf_counter()  # evaluating and saving are not training time
-    bar.close()
-    record.finish()
-    accelerator.end_training()
+    def evaluate(self) -> None:
+        """Score the validation split, show a sample, and keep the model if it is the best so far."""
+        model, record, recipe = self.accelerator.unwrap_model(self.model), self.record, self.recipe
+        model.eval()
+        share = validation_loss(
+            model,
+            self.tokenizer,
+            self.corpus.validation,
+            process=self.accelerator.process_index,
+            processes=self.accelerator.num_processes,
+        )
+        loss = sum(gather_object([share]))
+        sample = ""
+        if self.main:
+            pieces = stream_text(
+                model, self.tokenizer, recipe.sample_prompt, recipe.sample_length, temperature=0.8, seed=recipe.seed
+            )
+            sample = recipe.sample_prompt + "".join(pieces)
+            tqdm.write(f"\nstep {record.step:,}: validation loss {loss:.4f} nats per character\n{sample.strip()}\n")
+        if record.log_evaluation(loss, sample) and self.main:
+            with writing(self.output / BEST) as folder:
+                save_model(folder, model, self.tokenizer)
+        record.save()
+        model.train()
 
 
-def model_config(recipe: Recipe, vocab_size: int, tokenizer: PreTrainedTokenizerBase | None = None):
-    """The config of the recipe's preset with its changes, as a [`UserError`] if it cannot be."""
-    tokens = {}
-    if tokenizer is not None:
-        tokens = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+def build_accelerator(recipe: Recipe, output: Path) -> Accelerator:
+    """The accelerator of a run.
+
+    Raises:
+        UserError: a tracker that is not known or not installed, or a batch that cannot be split evenly.
+    """
+    for tracker in recipe.trackers:
+        if tracker not in LOGGER_TYPE_TO_CLASS:
+            raise UserError(
+                f"there is no tracker '{tracker}'; choose from {', '.join(map(str, LOGGER_TYPE_TO_CLASS))}."
+            )
+    try:
+        accelerator = Accelerator(
+            mixed_precision=recipe.mixed_precision,
+            gradient_accumulation_steps=recipe.gradient_accumulation_steps,
+            log_with=recipe.trackers or None,
+            project_config=ProjectConfiguration(project_dir=str(output), logging_dir=str(output / "trackers")),
+        )
+    except (ValueError, ImportError) as error:
+        raise UserError(f"Accelerate cannot be set up: {error}") from None
+    parts = accelerator.num_processes * recipe.gradient_accumulation_steps
+    if recipe.batch_size % parts:
+        raise UserError(
+            f"batch_size ({recipe.batch_size}) cannot be split evenly over {accelerator.num_processes} processes times "
+            f"{recipe.gradient_accumulation_steps} gradient_accumulation_steps; make it a multiple of {parts}."
+        )
+    return accelerator
+
+
+def model_config(recipe: Recipe, vocab_size: int, tokenizer: PreTrainedTokenizerBase | None = None) -> OzymandiasConfig:
+    """The config of the recipe's preset with its changes.
+
+    Raises:
+        UserError: an unknown preset or field, or a combination that cannot be built.
+    """
+    tokens = {name: getattr(tokenizer, name, None) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     fixed = {"vocab_size": vocab_size, "max_position_embeddings": recipe.context, **tokens}
     if clash := sorted(fixed.keys() & recipe.model.keys()):
         raise UserError(f"model.{clash[0]} is set by the corpus or by --context; leave it out of the model's fields.")
@@ -131,61 +208,9 @@ def model_config(recipe: Recipe, vocab_size: int, tokenizer: PreTrainedTokenizer
         raise UserError(f"the model cannot be built: {' '.join(str(error).split())}") from None
 
 
-def generation_config(model: PreTrainedModel) -> GenerationConfig:
+def generation_config(config: OzymandiasConfig) -> GenerationConfig:
     """How `generate` writes when it is not told: by drawing, and no further than learned positions reach."""
-    config = model.config
-    length = {"max_length": config.max_position_embeddings}
-    if config.position_type != "learned":
-        length = {"max_new_tokens": 256}
+    learned = config.position_type == "learned"
+    length = {"max_length": config.max_position_embeddings} if learned else {"max_new_tokens": 256}
     ids = {name: getattr(config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     return GenerationConfig(do_sample=True, temperature=0.8, top_p=0.95, **length, **ids)
-
-
-def plan(recipe: Recipe, corpus: Corpus, model: PreTrainedModel, accelerator: Accelerator, output: Path) -> str:
-    """What is about to be trained, on what, with what to expect, in three lines."""
-    tokens = recipe.steps * recipe.batch_size * recipe.context
-    expected = "" if recipe.expected_loss is None else f"; expect a validation loss of about {recipe.expected_loss:.2f}"
-    processes = "process" if accelerator.num_processes == 1 else "processes"
-    return (
-        f"{recipe.preset}, {model.num_parameters():,} parameters, on {corpus.name} ({len(corpus.text):,} characters, "
-        f"{model.config.vocab_size} tokens in the vocabulary)\n"
-        f"{recipe.steps:,} steps of {recipe.batch_size} x {recipe.context} tokens ({tokens:,} in all) on "
-        f"{accelerator.num_processes} {processes}, {accelerator.device.type}, precision {accelerator.mixed_precision}"
-        f"{expected}\nin {output}"
-    )
-
-
-def evaluate(
-    model: torch.nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    corpus: Corpus,
-    recipe: Recipe,
-    record: RunRecord,
-    accelerator: Accelerator,
-) -> None:
-    """Score the validation split, show a sample, and keep the model if it is the best so far."""
-    model = accelerator.unwrap_model(model)
-    share = validation_loss(
-        model,
-        tokenizer,
-        corpus.validation,
-        process=accelerator.process_index,
-        processes=accelerator.num_processes,
-    )
-    loss = sum(gather_object([share]))
-    sample = ""
-    if accelerator.is_main_process:
-        model.eval()
-        pieces = stream_text(model, tokenizer, recipe.sample_prompt, recipe.sample_length, 0.8, seed=recipe.seed)
-        sample = recipe.sample_prompt + "".join(pieces)
-        tqdm.write(f"\nstep {record.step:,}: validation loss {loss:.4f} nats per character\n{sample.strip()}\n")
-    if record.log_evaluation(loss, sample, model.num_parameters()) and accelerator.is_main_process:
-        save_model(record.folder / BEST, model, tokenizer)
-    record.save()
-    model.train()
-
-
-def flat(recipe: Recipe) -> dict:
-    """The recipe with values that every tracker takes."""
-    values = dataclasses.asdict(recipe)
-    return {name: v if isinstance(v, int | float | str | bool) else str(v) for name, v in values.items()}

@@ -151,7 +151,14 @@ def convert(value, wanted) -> tuple[object, str]:
             return float(value), ""  # YAML reads 1e-3, which has no point, as text
         except (TypeError, ValueError):
             pass
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", dict: "fields", list: "a list"}
+    names = {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        str: "text",
+        dict: "fields",
+        list: "a list",
+    }
     return value, " or ".join(names.get(t, "null") for t in accepted)
 
 

@@ -18,6 +18,7 @@ from accelerate import __version__ as accelerate_version
 
 from training.command import UserError
 from training.corpora import Corpus
+from training.optimizers import learning_rate_share
 from training.recipe import Recipe
 
 RECIPE, RECORD, METRICS, CURVE, BEST = "recipe.yaml", "run.json", "metrics.jsonl", "loss.png", "best"
@@ -60,18 +61,26 @@ def write_text(path: Path, text: str) -> None:
     unfinished.replace(path)
 
 
-class RunRecord:
-    """The figures of a run. Only the main process writes; the state is the same in all."""
+@dataclasses.dataclass
+class Progress:
+    """How far a run has come: what a checkpoint keeps besides weights, optimizers and random states."""
 
-    def __init__(self, folder: Path, recipe: Recipe, corpus: Corpus, accelerator: Accelerator):
-        self.folder, self.recipe, self.accelerator = folder, recipe, accelerator
-        self.step = 0
-        self.seconds = 0.0  # of training alone
-        self.first_loss = self.best_loss = self.last_loss = math.inf
-        self.best_step = 0
-        self.best_sample = ""
-        self.evaluations_since_best = 0
-        self.parameters = 0
+    step: int = 0
+    seconds: float = 0.0  # of training alone
+    first_loss: float = math.inf
+    best_loss: float = math.inf
+    last_loss: float = math.inf
+    best_step: int = 0
+    best_sample: str = ""
+    evaluations_since_best: int = 0
+
+
+class RunRecord(Progress):
+    """The figures of a run and the files they stand in. Every process keeps the figures; the main one writes."""
+
+    def __init__(self, folder: Path, recipe: Recipe, corpus: Corpus, parameters: int, accelerator: Accelerator):
+        super().__init__()
+        self.folder, self.recipe, self.parameters, self.accelerator = folder, recipe, parameters, accelerator
         self.corpus = {
             "name": corpus.name,
             "sha256": corpus.sha256,
@@ -80,26 +89,13 @@ class RunRecord:
             "validation_characters": len(corpus.validation),
         }
 
-    STATE = (
-        "step",
-        "seconds",
-        "first_loss",
-        "best_loss",
-        "last_loss",
-        "best_step",
-        "best_sample",
-        "evaluations_since_best",
-        "parameters",
-    )
-
     def state(self) -> dict:
         """What a checkpoint keeps."""
-        return {name: getattr(self, name) for name in self.STATE}
+        return dataclasses.asdict(self)
 
     def resume(self, state: dict) -> None:
         """Go on from a checkpoint's state; what was measured after it will be measured again."""
-        for name in self.STATE:
-            setattr(self, name, state[name])
+        vars(self).update(state)
         metrics = self.folder / METRICS
         if self.accelerator.is_main_process:
             print(f"going on from step {self.step:,}")
@@ -108,18 +104,20 @@ class RunRecord:
                 kept = [line for line in whole if json.loads(line)["step"] <= self.step]
                 write_text(metrics, "".join(line + "\n" for line in kept))
 
-    def log_training(self, loss: float, learning_rate: float, seconds: float, steps: int) -> float:
+    @property
+    def tokens(self) -> int:
+        return self.step * self.recipe.batch_size * self.recipe.context
+
+    def log_training(self, loss: float, steps: int, seconds: float) -> float:
         """Note the mean training loss of the last `steps` and the time they took; returns tokens per second."""
         self.seconds += seconds
         speed = steps * self.recipe.batch_size * self.recipe.context / seconds
-        self.log(
-            train_loss=loss, learning_rate=learning_rate, tokens=self.tokens, seconds=self.seconds, tokens_per_second=speed
-        )
+        rate = self.recipe.learning_rate * learning_rate_share(self.step - 1, self.recipe)
+        self.log(train_loss=loss, learning_rate=rate, tokens=self.tokens, seconds=self.seconds, tokens_per_second=speed)
         return speed
 
-    def log_evaluation(self, loss: float, sample: str, parameters: int) -> bool:
+    def log_evaluation(self, loss: float, sample: str) -> bool:
         """Note a validation loss; returns whether it is the best so far."""
-        self.parameters = parameters
         self.last_loss = loss
         if self.step == 0:
             self.first_loss = loss
@@ -131,19 +129,16 @@ class RunRecord:
         return better
 
     def log(self, **values) -> None:
+        """Add a line to `metrics.jsonl`, and give the numbers to the trackers."""
         if self.accelerator.is_main_process:
             with (self.folder / METRICS).open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": self.step, **values}, ensure_ascii=False) + "\n")
         numbers = {name: value for name, value in values.items() if isinstance(value, float)}
         self.accelerator.log(numbers, step=self.step)
 
-    @property
-    def tokens(self) -> int:
-        return self.step * self.recipe.batch_size * self.recipe.context
-
-    def out_of_patience(self, patience: int) -> bool:
-        """Whether `patience` scores (0: any number) have passed without a better one."""
-        return patience > 0 and self.evaluations_since_best >= patience
+    def out_of_patience(self) -> bool:
+        """Whether the recipe's `patience` is over: that many scores have passed without a better one."""
+        return 0 < self.recipe.patience <= self.evaluations_since_best
 
     def finish(self) -> None:
         """Mark the run as finished, and say what came of it."""

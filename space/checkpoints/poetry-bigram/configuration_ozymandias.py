@@ -1,0 +1,175 @@
+"""The configuration of Ozymandias: every choice that makes one transformer differ from another.
+
+Fields carry transformers' own names where it has one, and plain words where it has none. The parts that a field
+chooses between stand in a table in the file that defines them (`positions.py`, `attention.py`, `feed_forward.py`,
+`normalization.py`); this file knows only their names, so that reading a config loads no part.
+"""
+
+from huggingface_hub.dataclasses import strict
+from transformers.configuration_utils import PreTrainedConfig
+
+POSITION_TYPES = ("none", "learned", "rotary")
+NORM_TYPES = ("none", "layer_norm", "rms_norm")
+FEED_FORWARD_TYPES = ("none", "mlp", "gated")
+HIDDEN_ACTS = ("relu", "gelu", "relu2", "silu")
+
+# Keys that transformers itself writes into a config.json or passes to a config, and that are not fields here.
+KEYS_OF_TRANSFORMERS = {
+    "_attn_implementation_internal",
+    "_commit_hash",
+    "_experts_implementation_internal",
+    "_name_or_path",
+    "attn_implementation",
+    "auto_map",
+    "experts_implementation",
+    "model_type",
+    "name_or_path",
+    "num_labels",
+    "output_attentions",
+    "quantization_config",
+    "tie_last_hidden_states",
+    "torch_dtype",
+}
+
+
+@strict
+class OzymandiasConfig(PreTrainedConfig):
+    r"""Everything that is needed to build an [`OzymandiasModel`].
+
+    Args:
+        vocab_size: number of tokens.
+        hidden_size: width of the residual stream (`hidden`).
+        num_hidden_layers: number of blocks. With 0 blocks the model is a table from one token to the next: a bigram.
+        num_attention_heads: query heads in each block (`heads`).
+        num_key_value_heads: key and value heads (`kv_heads`); `None` means as many as query heads, fewer is
+            grouped-query attention, 1 is multi-query attention.
+        head_dim: width of one head; `None` means `hidden_size / num_attention_heads`.
+        intermediate_size: width of the feed-forward's inner layer; `None` means `4 * hidden_size`.
+        feed_forward_type: `"none"`, `"mlp"` (two matrices) or `"gated"` (three, GLU).
+        hidden_act: the non-linearity of the feed-forward: `"relu"`, `"gelu"`, `"relu2"` (squared) or `"silu"`.
+        position_type: `"none"`, `"learned"` (a table, added) or `"rotary"` (queries and keys turned).
+        max_position_embeddings: the context, in tokens, that the model is trained for. A learned table ends there.
+        rope_parameters: for rotary positions, in transformers' form: `{"rope_type": "default", "rope_theta": 10000.0}`.
+        norm_type: `"none"`, `"layer_norm"` or `"rms_norm"`; applied before each sublayer and after the last block.
+        norm_eps: added to the variance before its root.
+        use_qk_norm: normalise queries and keys over `head_dim` before their product (needs a norm).
+        use_residual: add each sublayer's input to its output.
+        attention_bias: biases on the query, key, value and output projections.
+        mlp_bias: biases in the feed-forward.
+        tie_word_embeddings: use the token embeddings as the output matrix.
+        zero_init_outputs: start the last matrix of every sublayer at zero, so that each block begins as the identity.
+        initializer_range: standard deviation of the initial weights.
+        attention_dropout: dropout on the attention weights.
+        hidden_dropout: dropout on the embeddings and on each sublayer's output.
+        use_cache: return the key-value cache unless a call says otherwise.
+
+    Raises:
+        ValueError: an unknown field, or a combination that cannot be built; the message names field and values.
+
+    Example:
+
+    ```python
+    >>> from modeling import OzymandiasConfig, OzymandiasForCausalLM
+    >>> model = OzymandiasForCausalLM(OzymandiasConfig(vocab_size=96, num_hidden_layers=2))
+    ```
+    """
+
+    model_type = "ozymandias"
+    keys_to_ignore_at_inference = ["past_key_values"]
+
+    vocab_size: int = 384
+    hidden_size: int = 128
+    num_hidden_layers: int = 4
+    num_attention_heads: int = 4
+    num_key_value_heads: int | None = None
+    head_dim: int | None = None
+    intermediate_size: int | None = None
+    feed_forward_type: str = "mlp"
+    hidden_act: str = "gelu"
+    position_type: str = "learned"
+    max_position_embeddings: int = 64
+    rope_parameters: dict | None = None
+    norm_type: str = "layer_norm"
+    norm_eps: float = 1e-5
+    use_qk_norm: bool = False
+    use_residual: bool = True
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    tie_word_embeddings: bool = True
+    zero_init_outputs: bool = False
+    initializer_range: float = 0.02
+    attention_dropout: float | int = 0.0
+    hidden_dropout: float | int = 0.0
+    use_cache: bool = True
+    pad_token_id: int | None = None
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+
+    def __post_init__(self, **kwargs):
+        rope_keys = {"rope_theta", "rope_scaling"} if self.position_type == "rotary" else set()
+        if unknown := sorted(kwargs.keys() - KEYS_OF_TRANSFORMERS - rope_keys):
+            raise ValueError(
+                f"OzymandiasConfig has no field {', '.join(map(repr, unknown))}. "
+                "Check the spelling against the fields in `help(OzymandiasConfig)`."
+            )
+        if self.num_attention_heads < 1:
+            raise ValueError(f"num_attention_heads is {self.num_attention_heads}; give at least 1.")
+        if self.num_key_value_heads is None:
+            self.num_key_value_heads = self.num_attention_heads
+        if self.head_dim is None:
+            if self.hidden_size % self.num_attention_heads:
+                raise ValueError(
+                    f"hidden_size ({self.hidden_size}) is not a multiple of num_attention_heads "
+                    f"({self.num_attention_heads}); change one of them, or give head_dim."
+                )
+            self.head_dim = self.hidden_size // self.num_attention_heads
+        if self.intermediate_size is None:
+            self.intermediate_size = 4 * self.hidden_size
+        # transformers fills `rope_parameters` in for every config that has the field; only rotary positions read it.
+        rotary = self.position_type == "rotary"
+        if self.rope_parameters and not rotary:
+            raise ValueError(f"rope_parameters are for position_type 'rotary', and this one is {self.position_type!r}.")
+        super().__post_init__(**kwargs)
+        if not rotary:
+            self.rope_parameters = None
+        # Called here as well as by `validate()`, which would wrap the ValueError in another type.
+        self.validate_architecture()
+
+    def validate_architecture(self):
+        """Refuse what cannot be built. Runs when the config is made and again when it is saved."""
+        for field, allowed in {
+            "position_type": POSITION_TYPES,
+            "norm_type": NORM_TYPES,
+            "feed_forward_type": FEED_FORWARD_TYPES,
+            "hidden_act": HIDDEN_ACTS,
+        }.items():
+            if getattr(self, field) not in allowed:
+                raise ValueError(f"{field} is {getattr(self, field)!r}; choose one of {', '.join(allowed)}.")
+        for field, least in {
+            "vocab_size": 1,
+            "hidden_size": 1,
+            "num_hidden_layers": 0,
+            "num_key_value_heads": 1,
+            "head_dim": 1,
+            "intermediate_size": 1,
+            "max_position_embeddings": 1,
+        }.items():
+            if getattr(self, field) < least:
+                raise ValueError(f"{field} is {getattr(self, field)}; give at least {least}.")
+        for field in ("attention_dropout", "hidden_dropout"):
+            if not 0 <= getattr(self, field) < 1:
+                raise ValueError(f"{field} is {getattr(self, field)}; give a share from 0 up to, not including, 1.")
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"num_attention_heads ({self.num_attention_heads}) is not a multiple of num_key_value_heads "
+                f"({self.num_key_value_heads}), so query heads cannot share keys and values evenly."
+            )
+        if self.position_type == "rotary" and self.head_dim % 2:
+            raise ValueError(f"head_dim ({self.head_dim}) must be even: rotary positions turn pairs of dimensions.")
+        if self.use_qk_norm and self.norm_type == "none":
+            raise ValueError("use_qk_norm needs a norm, and norm_type is 'none'; choose rms_norm or layer_norm.")
+
+
+OzymandiasConfig.register_for_auto_class()
+
+__all__ = ["OzymandiasConfig"]

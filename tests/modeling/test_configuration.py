@@ -1,0 +1,55 @@
+import pytest
+
+from modeling import PRESETS, OzymandiasConfig, preset_config
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"hiden_size": 64}, ["hiden_size"]),
+        ({"num_attention_heads": 3}, ["128", "3", "num_attention_heads"]),
+        ({"num_attention_heads": 0}, ["num_attention_heads", "0"]),
+        ({"num_key_value_heads": 3}, ["4", "3", "num_key_value_heads"]),
+        ({"num_key_value_heads": 0}, ["num_key_value_heads"]),
+        ({"norm_type": "batch_norm"}, ["batch_norm", "rms_norm"]),
+        ({"position_type": "alibi"}, ["alibi", "rotary"]),
+        ({"feed_forward_type": "moe"}, ["moe", "gated"]),
+        ({"hidden_act": "tanh"}, ["tanh", "relu2"]),
+        ({"position_type": "rotary", "head_dim": 31}, ["31", "even"]),
+        ({"rope_parameters": {"rope_theta": 1e4}}, ["rope_parameters", "learned"]),
+        ({"norm_type": "none", "use_qk_norm": True}, ["use_qk_norm"]),
+        ({"hidden_dropout": 1.0}, ["hidden_dropout", "1.0"]),
+        ({"vocab_size": 0}, ["vocab_size", "0"]),
+        ({"num_hidden_layers": -1}, ["num_hidden_layers", "-1"]),
+        ({"max_position_embeddings": 0}, ["max_position_embeddings", "0"]),
+    ],
+)
+def test_impossible_config_is_refused_by_field_and_value(fields, words):
+    with pytest.raises(ValueError, match="(?s).*") as refusal:
+        OzymandiasConfig(**fields)
+    assert all(word in str(refusal.value) for word in words), str(refusal.value)
+
+
+def test_wrong_type_is_refused():
+    with pytest.raises(Exception, match="hidden_size"):
+        OzymandiasConfig(hidden_size="wide")
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_config_survives_save_and_load(preset, tmp_path):
+    config = preset_config(preset, vocab_size=50)
+    config.save_pretrained(tmp_path)
+    loaded = OzymandiasConfig.from_pretrained(tmp_path)
+    assert {**loaded.to_dict(), "auto_map": None} == {**config.to_dict(), "auto_map": None}
+
+
+def test_changed_config_is_checked_again_when_saved(tmp_path):
+    config = OzymandiasConfig()
+    config.num_key_value_heads = 3
+    with pytest.raises(Exception, match="num_key_value_heads"):
+        config.save_pretrained(tmp_path)
+
+
+def test_unknown_preset_names_the_known():
+    with pytest.raises(ValueError, match="single-head"):
+        preset_config("quad-head")

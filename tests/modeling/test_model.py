@@ -1,0 +1,266 @@
+"""What a user of transformers relies on, for every preset."""
+
+import copy
+import math
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, DynamicCache
+
+from modeling import PRESETS, OzymandiasConfig, OzymandiasForCausalLM, preset_config
+
+VOCAB = 60
+presets = pytest.mark.parametrize("preset", PRESETS)
+CLOSE = {"atol": 2e-5, "rtol": 1e-4}
+
+
+def build(preset: str, implementation: str = "sdpa", **fields) -> OzymandiasForCausalLM:
+    """A model whose weights are all random and large enough to tell right from wrong."""
+    torch.manual_seed(0)
+    config = preset_config(preset, vocab_size=VOCAB, bos_token_id=0, eos_token_id=1, pad_token_id=2, **fields)
+    model = OzymandiasForCausalLM._from_config(config, attn_implementation=implementation).eval()
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            p.normal_(1.0 if "norm" in name and "weight" in name else 0.0, 0.2)
+    return model
+
+
+def ids(*shape: int, seed: int = 1) -> torch.Tensor:
+    return torch.randint(3, VOCAB, shape, generator=torch.Generator().manual_seed(seed))
+
+
+@presets
+def test_loss_starts_near_the_logarithm_of_the_vocabulary(preset):
+    torch.manual_seed(0)
+    model = OzymandiasForCausalLM(preset_config(preset, vocab_size=VOCAB))
+    loss = model(ids(8, 64), labels=ids(8, 64)).loss.detach()
+    assert abs(float(loss) - math.log(VOCAB)) < 0.15
+
+
+@presets
+def test_every_parameter_learns(preset):
+    model = build(preset).train()
+    model(ids(2, 20), labels=ids(2, 20)).loss.backward()
+    # A softmax does not see what is added to all its scores, but no such parameter exists without biases.
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+
+
+@presets
+def test_eager_equals_sdpa_also_with_padding(preset):
+    eager, sdpa = build(preset, "eager"), build(preset, "sdpa")
+    x, mask = ids(2, 12), torch.ones(2, 12, dtype=torch.long)
+    mask[1, :5] = 0
+    for attention_mask in (None, mask):
+        one, other = eager(x, attention_mask=attention_mask), sdpa(x, attention_mask=attention_mask)
+        seen = mask.bool() if attention_mask is not None else torch.ones(2, 12, dtype=torch.bool)
+        torch.testing.assert_close(one.logits[seen], other.logits[seen], **CLOSE)
+
+
+@presets
+def test_no_position_sees_what_comes_after_it(preset):
+    model = build(preset)
+    x = ids(1, 20)
+    changed = x.clone()
+    changed[0, 12:] = ids(8, seed=9)
+    torch.testing.assert_close(model(x).logits[:, :12], model(changed).logits[:, :12], **CLOSE)
+
+
+@presets
+def test_cached_equals_uncached(preset):
+    """Token by token with a cache that begins empty, which is falsy and was once taken for none."""
+    model = build(preset)
+    x = ids(2, 15)
+    cache = DynamicCache(config=model.config)
+    steps = [model(x[:, t : t + 1], past_key_values=cache, use_cache=True).logits for t in range(15)]
+    torch.testing.assert_close(torch.cat(steps, 1), model(x, use_cache=False).logits, **CLOSE)
+
+
+@presets
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"cache_implementation": "static"}])
+def test_generation_is_the_same_with_and_without_cache(preset, options):
+    model = build(preset)
+    settings = {"max_new_tokens": 20, "do_sample": False, "eos_token_id": None}
+    uncached = model.generate(
+        ids(2, 6), use_cache=False, **settings, **{k: options[k] for k in options if "beams" in k}
+    )
+    cached = model.generate(ids(2, 6), **settings, **options)
+    assert cached.shape == (2, 26)
+    assert torch.equal(cached, uncached)
+
+
+@presets
+def test_left_padding_changes_nothing(preset):
+    model = build(preset)
+    long, short = ids(1, 12), ids(1, 7, seed=5)
+    padded = torch.cat((long, torch.cat((torch.full((1, 5), 2), short), 1)))
+    mask = (padded != 2).long()
+    settings = {"max_new_tokens": 10, "do_sample": False, "eos_token_id": None}
+    together = model.generate(padded, attention_mask=mask, **settings)
+    assert torch.equal(together[:1], model.generate(long, **settings))
+    assert torch.equal(together[1:, 5:], model.generate(short, **settings))
+
+
+@presets
+def test_recorded_outputs(preset):
+    model = build(preset, "eager")
+    layers, heads = model.config.num_hidden_layers, model.config.num_attention_heads
+    outputs = model(ids(2, 9), output_hidden_states=True, output_attentions=True)
+    assert [tuple(h.shape) for h in outputs.hidden_states] == [(2, 9, 128)] * (layers + 1)
+    assert [tuple(a.shape) for a in outputs.attentions] == [(2, heads, 9, 9)] * layers
+    for weights in outputs.attentions:
+        assert weights.triu(1).abs().max() == 0
+        torch.testing.assert_close(weights.sum(-1), torch.ones(2, heads, 9))
+    torch.testing.assert_close(model.lm_head(outputs.hidden_states[-1]), outputs.logits)
+
+
+@presets
+def test_tuple_output(preset):
+    model = build(preset)
+    x = ids(1, 5)
+    as_tuple, as_dict = model(x, labels=x, return_dict=False), model(x, labels=x)
+    torch.testing.assert_close(as_tuple[0], as_dict.loss)
+    torch.testing.assert_close(as_tuple[1], as_dict.logits)
+
+
+@presets
+def test_inputs_embeds_and_logits_to_keep(preset):
+    model = build(preset)
+    x = ids(2, 9)
+    logits = model(x).logits
+    torch.testing.assert_close(model(inputs_embeds=model.get_input_embeddings()(x)).logits, logits, **CLOSE)
+    torch.testing.assert_close(model(x, logits_to_keep=3).logits, logits[:, -3:], **CLOSE)
+    torch.testing.assert_close(model(x, logits_to_keep=torch.tensor([0, 4])).logits, logits[:, [0, 4]], **CLOSE)
+    with pytest.raises(ValueError, match="exactly one"):
+        model()
+
+
+@presets
+def test_saved_and_loaded(preset, tmp_path):
+    model = build(preset)
+    model.save_pretrained(tmp_path)
+    loaded, info = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert torch.equal(loaded.eval()(ids(1, 8)).logits, model(ids(1, 8)).logits)
+    tied = loaded.lm_head.weight.data_ptr() == loaded.model.embed_tokens.weight.data_ptr()
+    assert tied == model.config.tie_word_embeddings
+
+
+@presets
+def test_gradient_checkpointing_gives_the_same_gradients(preset):
+    plain, checkpointed = build(preset).train(), build(preset).train()
+    checkpointed.gradient_checkpointing_enable()
+    for model in (plain, checkpointed):
+        model(ids(2, 10), labels=ids(2, 10)).loss.backward()
+    for one, other in zip(plain.parameters(), checkpointed.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
+
+
+def test_loss_is_weighted_by_token_not_by_part():
+    """Parts of unequal length, with `num_items_in_batch`: the gradients of one batch (transformers#37766)."""
+    whole, parts = build("modern").train(), build("modern").train()
+    x = ids(4, 20)
+    labels = x.clone()
+    labels[0, :15] = -100
+    labels[2, :8] = -100
+    targets = int((labels[:, 1:] != -100).sum())
+    whole(x, labels=labels).loss.backward()
+    for row in range(4):
+        parts(x[row : row + 1], labels=labels[row : row + 1], num_items_in_batch=targets).loss.backward()
+    for one, other in zip(whole.parameters(), parts.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, atol=1e-6, rtol=1e-4)
+
+
+def test_bigram_knows_the_last_token_alone():
+    model = build("bigram")
+    one, other = ids(1, 9), ids(1, 9, seed=8)
+    other[0, -1] = one[0, -1]
+    assert torch.equal(model(one).logits[0, -1], model(other).logits[0, -1])
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_past_learned_positions_is_a_clear_error(use_cache):
+    model = build("gpt")
+    with pytest.raises(ValueError, match=r"65 tokens.*64 learned positions.*max_position_embeddings"):
+        model.generate(ids(1, 60), max_new_tokens=10, do_sample=False, use_cache=use_cache, eos_token_id=None)
+    # Padding takes no position, so a padded row may be longer than the table.
+    mask = torch.ones(1, 70, dtype=torch.long)
+    mask[0, :10] = 0
+    position_ids = (mask.cumsum(-1) - 1).clamp(min=0)
+    assert model(ids(1, 70), attention_mask=mask, position_ids=position_ids).logits.shape == (1, 70, VOCAB)
+
+
+def test_past_the_context_rotary_goes_on():
+    model = build("modern")
+    output = model.generate(ids(1, 60), max_new_tokens=20, do_sample=False, eos_token_id=None)
+    assert output.shape == (1, 80)
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_fewer_key_value_heads_are_the_same_heads_repeated(kv_heads):
+    shared = build("modern", num_key_value_heads=kv_heads)
+    full = build("modern", num_key_value_heads=4)
+    full.load_state_dict(
+        shared.state_dict() | {n: p for n, p in full.state_dict().items() if ".k_proj" in n or ".v_proj" in n}
+    )
+    for one, other in zip(shared.model.layers, full.model.layers, strict=True):
+        for name in ("k_proj", "v_proj"):
+            weight = getattr(one.attention, name).weight.view(kv_heads, -1, 128)
+            repeated = weight.repeat_interleave(4 // kv_heads, 0).reshape(-1, 128)
+            getattr(other.attention, name).weight.data.copy_(repeated)
+    torch.testing.assert_close(shared(ids(1, 9)).logits, full(ids(1, 9)).logits, **CLOSE)
+
+
+@pytest.mark.parametrize("preset", ["bigram", "gpt", "modern"])
+def test_resized_embeddings(preset):
+    model = build(preset)
+    before = model(ids(1, 5)).logits
+    model.resize_token_embeddings(VOCAB + 7)
+    after = model(ids(1, 5)).logits
+    assert after.shape[-1] == VOCAB + 7
+    torch.testing.assert_close(after[..., :VOCAB], before, **CLOSE)
+
+
+def test_dropout_is_off_in_evaluation_and_on_in_training():
+    model = build("modern", hidden_dropout=0.3, attention_dropout=0.3)
+    assert torch.equal(model(ids(1, 9)).logits, model(ids(1, 9)).logits)
+    model.train()
+    assert not torch.equal(model(ids(1, 9)).logits, model(ids(1, 9)).logits)
+
+
+def test_matrices_into_the_residual_stream_begin_small():
+    gpt = OzymandiasForCausalLM(preset_config("gpt", vocab_size=VOCAB, hidden_size=256))
+    block = gpt.model.layers[0]
+    assert abs(float(block.attention.q_proj.weight.std()) - 0.02) < 1e-3
+    assert abs(float(block.feed_forward.down_proj.weight.std()) - 0.02 / 8**0.5) < 1e-3
+    modern = OzymandiasForCausalLM(preset_config("modern", vocab_size=VOCAB))
+    assert all(layer.attention.o_proj.weight.abs().max() == 0 for layer in modern.model.layers)
+
+
+@pytest.mark.slow
+def test_compiles_into_one_graph():
+    model = build("modern")
+    compiled = torch.compile(copy.deepcopy(model), fullgraph=True, backend="eager")
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(ids(1, 16)).logits, model(ids(1, 16)).logits, **CLOSE)
+
+
+def test_config_of_a_model_is_any_combination():
+    """Parts are chosen by fields, so a mixture that no preset has works too."""
+    config = OzymandiasConfig(
+        vocab_size=VOCAB,
+        position_type="rotary",
+        norm_type="layer_norm",
+        feed_forward_type="gated",
+        hidden_act="silu",
+        attention_bias=True,
+        mlp_bias=True,
+        num_key_value_heads=1,
+        head_dim=16,
+        tie_word_embeddings=False,
+    )
+    model = OzymandiasForCausalLM(config).eval()
+    x = ids(2, 30)
+    generated = model.generate(x, max_new_tokens=5, do_sample=False, eos_token_id=None)
+    assert torch.equal(
+        generated, model.generate(x, max_new_tokens=5, do_sample=False, use_cache=False, eos_token_id=None)
+    )

@@ -1,0 +1,128 @@
+"""Each part against its formula: another way of computing it, or a property that the paper states."""
+
+import pytest
+import torch
+from torch import nn
+
+from modeling import OzymandiasConfig
+from modeling.attention import OzymandiasAttention, eager_attention_forward
+from modeling.feed_forward import GatedMLP, MLP, squared_relu
+from modeling.normalization import LayerNorm, RMSNorm
+from modeling.positions import LearnedPositions, RotaryEmbedding, rotate
+
+
+def test_layer_norm_is_torchs():
+    x = torch.randn(3, 5, 16) * 7 + 2
+    ours = LayerNorm(16, 1e-5)
+    nn.init.normal_(ours.weight)
+    nn.init.normal_(ours.bias)
+    theirs = nn.functional.layer_norm(x, (16,), ours.weight, ours.bias, 1e-5)
+    torch.testing.assert_close(ours(x), theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_rms_norm_is_torchs():
+    x = torch.randn(3, 5, 16) * 7 + 2
+    ours = RMSNorm(16, 1e-6)
+    nn.init.normal_(ours.weight)
+    torch.testing.assert_close(ours(x), nn.functional.rms_norm(x, (16,), ours.weight, 1e-6), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("norm", [LayerNorm, RMSNorm])
+def test_norm_keeps_half_precision_in_and_out(norm):
+    """The square of 300 overflows float16, so the statistics must not be taken in it."""
+    x = torch.full((1, 8), 300.0, dtype=torch.float16)
+    x[0, 0] = -300
+    y = norm(8, 1e-5).half()(x)
+    assert y.dtype == torch.float16
+    assert y.isfinite().all()
+    assert 0.5 < y.abs().mean() < 2
+
+
+def test_rotary_scores_depend_on_distance_alone():
+    config = OzymandiasConfig(position_type="rotary", num_attention_heads=4)
+    rotary = RotaryEmbedding(config)
+    query, key = torch.randn(2, 1, 1, 1, config.head_dim)
+
+    def score(query_position: int, key_position: int) -> torch.Tensor:
+        positions = torch.tensor([[query_position, key_position]])
+        _, (cos, sin) = rotary(torch.zeros(1, 2, config.hidden_size), positions)
+        turned_query = rotate(query, cos[:, :1], sin[:, :1])
+        turned_key = rotate(key, cos[:, 1:], sin[:, 1:])
+        return (turned_query * turned_key).sum()
+
+    torch.testing.assert_close(score(9, 4), score(105, 100), atol=1e-4, rtol=1e-4)
+    assert not torch.isclose(score(9, 4), score(9, 5))
+
+
+def test_rotary_turns_each_pair_by_its_angle():
+    config = OzymandiasConfig(position_type="rotary", hidden_size=4, num_attention_heads=1)
+    x = torch.tensor([1.0, 2.0, 3.0, 4.0]).view(1, 1, 1, 4)
+    _, (cos, sin) = RotaryEmbedding(config)(torch.zeros(1, 1, 4), torch.tensor([[3]]))
+    pairs = torch.complex(x[..., :2], x[..., 2:])  # dimensions i and i + head_dim / 2
+    angles = 3 * torch.tensor([1.0, 10000**-0.5])
+    expected = pairs * torch.polar(torch.ones(2), angles)
+    torch.testing.assert_close(rotate(x, cos, sin), torch.cat((expected.real, expected.imag), -1))
+
+
+def test_learned_positions_add_their_row():
+    config = OzymandiasConfig()
+    positions = LearnedPositions(config)
+    embeddings = torch.randn(1, 3, config.hidden_size)
+    added, rotation = positions(embeddings, torch.tensor([[5, 6, 7]]))
+    assert rotation is None
+    torch.testing.assert_close(added - embeddings, positions.table.weight[5:8].unsqueeze(0), atol=1e-6, rtol=1e-5)
+
+
+def test_squared_relu():
+    assert squared_relu(torch.tensor([-2.0, 0.0, 3.0])).tolist() == [0, 0, 9]
+
+
+def test_feed_forwards_are_their_formulas():
+    x = torch.randn(2, 3, 128)
+    mlp = MLP(OzymandiasConfig(hidden_act="gelu", mlp_bias=True))
+    inner = nn.functional.gelu(x @ mlp.up_proj.weight.T + mlp.up_proj.bias)
+    torch.testing.assert_close(mlp(x), inner @ mlp.down_proj.weight.T + mlp.down_proj.bias)
+    gated = GatedMLP(OzymandiasConfig(hidden_act="silu"))
+    gate, up = x @ gated.gate_proj.weight.T, x @ gated.up_proj.weight.T
+    torch.testing.assert_close(gated(x), (gate * torch.sigmoid(gate) * up) @ gated.down_proj.weight.T)
+
+
+def test_eager_attention_is_the_formula_position_by_position():
+    """Query head h reads key head h // 2; position t sees positions up to t."""
+    heads, kv_heads, length, head_dim = 4, 2, 5, 8
+    query, key, value = (torch.randn(1, n, length, head_dim) for n in (heads, kv_heads, kv_heads))
+    mask = torch.full((length, length), torch.finfo(torch.float32).min).triu(1)[None, None]
+    layer = nn.Module()
+    layer.num_key_value_groups = heads // kv_heads
+    output, weights = eager_attention_forward(layer.eval(), query, key, value, mask, scaling=head_dim**-0.5)
+    assert weights.triu(1).abs().max() == 0  # exactly
+    for head in range(heads):
+        for t in range(length):
+            scores = [query[0, head, t] @ key[0, head // 2, s] / head_dim**0.5 for s in range(t + 1)]
+            share = torch.stack(scores).softmax(0)
+            expected = share @ value[0, head // 2, : t + 1]
+            torch.testing.assert_close(output[0, t, head], expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2, 1])
+def test_eager_attention_gradients(kv_heads):
+    layer = nn.Module()
+    layer.num_key_value_groups = 4 // kv_heads
+    shapes = [(1, n, 3, 4) for n in (4, kv_heads, kv_heads)]
+    inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    mask = torch.full((3, 3), torch.finfo(torch.float64).min, dtype=torch.float64).triu(1)[None, None]
+    assert torch.autograd.gradcheck(
+        lambda q, k, v: eager_attention_forward(layer.eval(), q, k, v, mask, scaling=0.5)[0], inputs
+    )
+
+
+def test_query_key_norm_bounds_the_scores():
+    """With unit weights a query and a key have norm sqrt(head_dim), so that a scaled score is at most sqrt(head_dim)."""
+    config = OzymandiasConfig(use_qk_norm=True, norm_type="rms_norm", position_type="rotary")
+    config._attn_implementation = "eager"
+    attention = OzymandiasAttention(config, 0)
+    x = 1000 * torch.randn(1, 6, config.hidden_size)
+    query = attention.q_norm(attention.q_proj(x).view(1, 6, -1, config.head_dim))
+    key = attention.k_norm(attention.k_proj(x).view(1, 6, -1, config.head_dim))
+    scores = torch.einsum("bqhd,bkhd->bhqk", query, key) * attention.scaling
+    assert scores.abs().max() <= config.head_dim**0.5 + 1e-3

@@ -1,0 +1,68 @@
+"""A checkpoint's code travels with it: what `trust_remote_code` loads, and the rules that make it loadable."""
+
+import ast
+import sys
+
+import pytest
+import torch
+
+from modeling import PRESETS, OzymandiasForCausalLM, preset_config
+from tests.conftest import PROJECT
+from tokenizer import build_character_tokenizer
+
+FILES = sorted((PROJECT / "modeling").glob("*.py"))
+
+
+def test_checkpoint_loads_where_the_project_is_not(tmp_path, outside):
+    tokenizer = build_character_tokenizer("the moon upon the water\n")
+    for preset in PRESETS:
+        torch.manual_seed(0)
+        model = OzymandiasForCausalLM(preset_config(preset, vocab_size=len(tokenizer), pad_token_id=2)).eval()
+        model.save_pretrained(tmp_path / preset)
+        tokenizer.save_pretrained(tmp_path / preset)
+        torch.save(model(**tokenizer("the moon", return_tensors="pt")).logits, tmp_path / f"{preset}.pt")
+    outside(
+        f"""
+import torch
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, pipeline
+for preset in {list(PRESETS)}:
+    folder = {str(tmp_path)!r} + "/" + preset
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert AutoConfig.from_pretrained(folder, trust_remote_code=True).model_type == "ozymandias"
+    assert AutoModel.from_pretrained(folder, trust_remote_code=True).__class__.__name__ == "OzymandiasModel"
+    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
+    inputs = tokenizer("the moon", return_tensors="pt")
+    assert torch.equal(model(**inputs).logits, torch.load({str(tmp_path)!r} + f"/{{preset}}.pt"))
+    model.generate(**inputs, max_new_tokens=5)
+    # What was loaded as remote code can be saved and loaded once more.
+    model.save_pretrained(folder + "-again")
+    again = AutoModelForCausalLM.from_pretrained(folder + "-again", trust_remote_code=True)
+    assert torch.equal(again(**inputs).logits, model(**inputs).logits)
+write = pipeline("text-generation", model=folder, tokenizer=folder, trust_remote_code=True)
+assert write("the moon", max_new_tokens=5)[0]["generated_text"].startswith("the moon")
+"""
+    )
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if f.name != "__init__.py"], ids=lambda f: f.name)
+def test_imports_are_what_remote_code_can_follow(file):
+    """transformers finds the files to copy by a regular expression: `from .file import name`, one a line."""
+    allowed = {"torch", "transformers", "huggingface_hub", *sys.stdlib_module_names}
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            assert all(name.name.split(".")[0] in allowed for name in node.names)
+        if isinstance(node, ast.ImportFrom) and node.level == 0:
+            assert node.module.split(".")[0] in allowed
+        if isinstance(node, ast.ImportFrom) and node.level:
+            assert node.level == 1
+            assert node.module
+            assert (PROJECT / "modeling" / f"{node.module}.py").is_file()
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: f.name)
+def test_files_and_functions_stay_small(file):
+    text = file.read_text()
+    assert len(text.splitlines()) <= 400
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno < 60, f"{node.name} in {file.name} is too long"

@@ -1,0 +1,80 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
+from tests.conftest import run
+from tokenizer import build_character_tokenizer
+
+TOKENIZER = build_character_tokenizer("To be, or not to be: that is the question.\n")
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.text())
+def test_every_string_comes_back(text):
+    ids = TOKENIZER(text)["input_ids"]
+    assert TOKENIZER.decode(ids) == text
+    assert TOKENIZER.decode(ids, skip_special_tokens=True) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " a .b , c",
+        "诗经",
+        "e\u0301 é",
+        "\ufffd",
+        "<0x41>",
+        "\r\n\t\0",
+        "👩‍👩‍👧",
+        "  two  spaces  ",
+        "naïve <|oops|>",
+        "\u2028\x85",
+    ],
+)
+def test_awkward_strings_come_back(text):
+    assert TOKENIZER.decode(TOKENIZER(text)["input_ids"]) == text
+
+
+def test_known_characters_are_one_token_and_others_their_bytes():
+    assert TOKENIZER.tokenize("to é") == ["t", "o", " ", "<0xC3>", "<0xA9>"]
+    assert len(TOKENIZER) == 3 + 256 + len(set("To be, or not to be: that is the question.\n"))
+
+
+def test_special_tokens_are_never_added_by_themselves():
+    assert len(TOKENIZER("to")["input_ids"]) == 2
+    special = (TOKENIZER.bos_token_id, TOKENIZER.eos_token_id, TOKENIZER.pad_token_id)
+    assert special == (0, 1, 2)
+
+
+def test_batch_padding_and_offsets():
+    batch = TOKENIZER(["be", "to bé"], padding=True, return_offsets_mapping=True, return_tensors="pt")
+    assert batch["attention_mask"].tolist() == [[0, 0, 0, 0, 1, 1], [1] * 6]
+    assert batch["offset_mapping"][1].tolist() == [[0, 1], [1, 2], [2, 3], [3, 4], [4, 5], [4, 5]]
+
+
+def test_saved_and_loaded(tmp_path):
+    TOKENIZER.save_pretrained(tmp_path)
+    assert (tmp_path / "tokenizer.json").is_file()
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    text = "to be 诗 .\n"
+    assert loaded(text)["input_ids"] == TOKENIZER(text)["input_ids"]
+    assert loaded.decode(loaded(text)["input_ids"]) == text
+    assert loaded.padding_side == "left"
+
+
+def test_empty_text_is_refused():
+    with pytest.raises(ValueError, match="empty"):
+        build_character_tokenizer("")
+
+
+def test_command(tmp_path):
+    (tmp_path / "text.txt").write_text("the moon", encoding="utf-8")
+    said = run("-m", "tokenizer.train", tmp_path / "text.txt", "--output", tmp_path / "made").stdout
+    assert str(3 + 256 + 7) in said
+    assert AutoTokenizer.from_pretrained(tmp_path / "made").tokenize("moon") == list("moon")
+    missing = run("-m", "tokenizer.train", tmp_path / "no.txt", "--output", tmp_path / "x", check=False)
+    assert missing.returncode == 2
+    assert "no.txt" in missing.stderr
+    assert "Traceback" not in missing.stderr

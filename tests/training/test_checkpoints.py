@@ -1,0 +1,118 @@
+import errno
+import resource
+import shutil
+
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
+
+from modeling import OzymandiasForCausalLM, preset_config
+from tests.conftest import run
+from tokenizer import build_character_tokenizer
+from training.checkpoints import REPLACED, UNFINISHED, list_checkpoints, load_checkpoint, recover, save_model, writing
+from training.command import UserError
+
+
+def write(folder, text: str) -> None:
+    with writing(folder) as unfinished:
+        (unfinished / "file").write_text(text)
+
+
+def test_a_folder_is_replaced_whole(tmp_path):
+    folder = tmp_path / "best"
+    write(folder, "one")
+    write(folder, "two")
+    assert (folder / "file").read_text() == "two"
+    assert [p.name for p in tmp_path.iterdir()] == ["best"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("PytorchStreamWriter failed writing file")],
+)
+def test_full_disk_leaves_what_was_there(tmp_path, error):
+    folder = tmp_path / "best"
+    write(folder, "one")
+    with pytest.raises(UserError, match=r"best could not be written.*free some space"), writing(folder) as unfinished:
+        (unfinished / "file").write_text("half")
+        raise error
+    assert (folder / "file").read_text() == "one"
+    assert [p.name for p in tmp_path.iterdir()] == ["best"]
+
+
+def test_a_mistake_of_ours_is_not_called_a_full_disk(tmp_path):
+    with pytest.raises(KeyError), writing(tmp_path / "best"):
+        raise KeyError("a bug")
+
+
+@pytest.mark.parametrize("state", ["before the renames", "between the renames", "after the renames"])
+def test_kill_at_any_moment_is_recovered(tmp_path, state):
+    folder = tmp_path / "best"
+    write(folder, "old")
+    if state == "before the renames":
+        (tmp_path / ("best" + UNFINISHED)).mkdir()
+    elif state == "between the renames":
+        folder.rename(tmp_path / ("best" + REPLACED))
+        (tmp_path / ("best" + UNFINISHED)).mkdir()
+    else:
+        folder.rename(tmp_path / ("best" + REPLACED))
+        write(folder, "new")
+    recover(folder)
+    assert (folder / "file").read_text() == ("new" if state == "after the renames" else "old")
+    assert [p.name for p in tmp_path.iterdir()] == ["best"]
+
+
+def test_checkpoints_are_listed_by_step_and_unfinished_ones_are_not(tmp_path):
+    for name in ("checkpoint-100", "checkpoint-20", "checkpoint-300" + UNFINISHED, "best"):
+        (tmp_path / name).mkdir()
+    assert [f.name for f in list_checkpoints(tmp_path)] == ["checkpoint-20", "checkpoint-100"]
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.bin", "state.json", "random_states_0.pkl"])
+@pytest.mark.parametrize("damage", ["truncated", "missing"])
+def test_damaged_checkpoint_is_told(trained, tmp_path, file, damage):
+    folder = tmp_path / "checkpoint-40"
+    shutil.copytree(list_checkpoints(trained)[-1], folder)
+    accelerator = Accelerator()
+    model = OzymandiasForCausalLM.from_pretrained(trained / "best")
+    accelerator.prepare(model, torch.optim.AdamW(model.parameters()))
+    if damage == "missing":
+        (folder / file).unlink()
+    else:
+        (folder / file).write_bytes((folder / file).read_bytes()[: (folder / file).stat().st_size // 2])
+    with pytest.raises(UserError, match="checkpoint-40 is damaged.*remove that folder"):
+        load_checkpoint(folder, accelerator)
+
+
+def test_half_precision_is_stored_and_single_is_computed(tmp_path):
+    tokenizer = build_character_tokenizer("the moon")
+    model = OzymandiasForCausalLM(preset_config("modern", vocab_size=len(tokenizer)))
+    save_model(tmp_path, model, tokenizer, half=True)
+    assert {w.dtype for w in load_file(tmp_path / "model.safetensors").values()} == {torch.float16}
+    loaded = OzymandiasForCausalLM.from_pretrained(tmp_path)
+    assert loaded.dtype == torch.float32
+    torch.testing.assert_close(loaded.lm_head.weight, model.lm_head.weight, atol=1e-4, rtol=1e-3)
+
+
+def test_disk_that_takes_no_more_ends_a_run_with_one_sentence(tmp_path):
+    """A limit on the size of a file stands for the full disk: the first checkpoint fits, its optimizer does not."""
+    program = f"""
+import resource, sys
+from training.command import run_command
+from training.pretrain import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (600_000, resource.RLIM_INFINITY))
+sys.argv = ["pretrain", "--recipe", "smoke", "--steps", "6", "--evaluate_every", "3", "--sample_length", "5",
+            "--checkpoint_every", "3", "--optimizer", "adamw", "--output", {str(tmp_path / "run")!r}]
+run_command(main)
+"""
+    done = run("-c", program, check=False)
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
+    assert done.returncode == 1
+    assert "checkpoint-3 could not be written" in done.stderr
+    assert "Traceback" not in done.stderr
+    OzymandiasForCausalLM.from_pretrained(tmp_path / "run" / "best")
+    assert not list(tmp_path.glob("run/*" + UNFINISHED))
+    # With room again the same command goes to the end.
+    command = program.replace("resource.setrlimit", "(lambda *a: None)")
+    assert "best validation loss" in run("-c", command).stdout

@@ -1,0 +1,128 @@
+import gc
+import threading
+
+import pytest
+import torch
+
+from modeling import OzymandiasForCausalLM, preset_config
+from tokenizer import build_character_tokenizer
+from training.generate import choose, stream_text, stream_tokens
+
+TEXT = "the moon upon the water \ufffd\n"
+TOKENIZER = build_character_tokenizer(TEXT)
+
+
+def build(preset: str = "modern", **fields) -> OzymandiasForCausalLM:
+    torch.manual_seed(0)
+    fields = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2, **fields}
+    model = OzymandiasForCausalLM(preset_config(preset, vocab_size=len(TOKENIZER), **fields)).eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.normal_(0, 0.3)
+    return model
+
+
+class Scripted:
+    """A tokenizer's model that says given tokens one after another."""
+
+    def __init__(self, tokens: list[int]):
+        self.tokens, self.calls, self.device = list(tokens), 0, "cpu"
+        self.config = preset_config("modern", vocab_size=len(TOKENIZER), eos_token_id=1)
+
+    def __call__(self, **inputs):
+        logits = torch.zeros(1, 1, len(TOKENIZER))
+        logits[0, 0, self.tokens[min(self.calls, len(self.tokens) - 1)]] = 1e4
+        self.calls += 1
+        return type("Output", (), {"logits": logits})
+
+
+def test_same_seed_same_text():
+    model = build()
+    texts = ["".join(stream_text(model, TOKENIZER, "the", 50, seed=s)) for s in (7, 7, 8)]
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_seed_is_not_disturbed_by_others():
+    """Two texts drawn in turns are those drawn one after the other."""
+    model = build()
+    alone = [list(stream_text(model, TOKENIZER, "the", 30, seed=s)) for s in (1, 2)]
+    in_turns = zip(*(stream_tokens(model, TOKENIZER("the")["input_ids"], 20, 1.0, 1.0, s) for s in (1, 2)), strict=True)
+    tokens = [list(t) for t in zip(*in_turns, strict=True)]
+    for text, ids in zip(alone, tokens, strict=True):
+        assert "".join(text).startswith(TOKENIZER.decode(ids).rstrip("\ufffd"))
+
+
+@pytest.mark.parametrize("preset", ["bigram", "gpt", "modern"])
+def test_likeliest_text_is_that_of_generate(preset):
+    model = build(preset, eos_token_id=None)
+    ids = TOKENIZER("the moon", return_tensors="pt")
+    expected = model.generate(**ids, max_new_tokens=30, do_sample=False, suppress_tokens=[0, 2])[0, 8:]
+    written = stream_tokens(model, ids["input_ids"][0].tolist(), 30, temperature=0, top_p=1.0, seed=0)
+    assert list(written) == expected.tolist()
+
+
+@pytest.mark.parametrize("preset", ["gpt", "modern"])
+@pytest.mark.parametrize("prompt", ["t", "the moon upon the water " * 4])
+def test_text_goes_past_the_context(preset, prompt):
+    """Each token is the one that the model gives when it sees the window alone, without a cache."""
+    model = build(preset, max_position_embeddings=8, eos_token_id=None)
+    prompt_ids = TOKENIZER(prompt)["input_ids"]
+    written = list(stream_tokens(model, prompt_ids, 40, temperature=0, top_p=1.0, seed=0))
+    assert len(written) == 40
+    window = list(prompt_ids)
+    for token in written:
+        if len(window) > 8 or (len(window) >= 8 and window == prompt_ids):
+            window = window[-4:]
+        logits = model(torch.tensor([window])).logits[0, -1]
+        logits[[0, 2]] = -torch.inf
+        assert token == int(logits.argmax())
+        window.append(token)
+
+
+def test_only_whole_characters_are_shown():
+    ids = TOKENIZER("诗t\ufffdé😀")["input_ids"]
+    pieces = list(stream_text(Scripted([*ids, 1]), TOKENIZER, "t", 50, temperature=0))
+    assert pieces == ["诗", "t", "\ufffd", "é", "😀"]
+
+
+def test_real_replacement_character_does_not_stall():
+    stream = stream_text(Scripted(TOKENIZER("\ufffdt")["input_ids"]), TOKENIZER, "t", 50, temperature=0)
+    assert next(stream) == "\ufffd"
+
+
+def test_broken_bytes_at_the_end_are_shown_as_such():
+    half = TOKENIZER("诗")["input_ids"][:2]
+    assert "".join(stream_text(Scripted([*half, 1]), TOKENIZER, "t", 50, temperature=0)) == "\ufffd"
+
+
+def test_end_token_ends_the_text_and_other_special_tokens_are_never_drawn():
+    assert list(stream_tokens(Scripted([5, 6, 1, 7]), [5], 50, 0, 1.0, 0)) == [5, 6]
+    model = build()
+    model.lm_head.weight.data[[0, 2]] = 100.0
+    assert not {0, 2} & set(stream_tokens(model, [260], 50, 1.0, 1.0, 0))
+
+
+def test_who_stops_asking_stops_the_work():
+    """No thread is left, and no token is computed that nobody asked for."""
+    threads = threading.active_count()
+    model = Scripted([260])
+    stream = stream_text(model, TOKENIZER, "t", 10_000, temperature=0)
+    for _ in range(5):
+        next(stream)
+    stream.close()
+    gc.collect()
+    assert model.calls == 5
+    assert threading.active_count() == threads
+
+
+def test_empty_prompt_is_refused():
+    with pytest.raises(ValueError, match="empty"):
+        next(stream_text(build(), TOKENIZER, "", 5))
+
+
+def test_top_p_leaves_out_the_tail():
+    logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
+    generator = torch.Generator().manual_seed(0)
+    assert {choose(logits, 1.0, 0.7, generator) for _ in range(200)} == {0, 1}
+    assert {choose(logits, 1.0, 1.0, generator) for _ in range(400)} == {0, 1, 2, 3}
+    assert {choose(logits, 0.05, 1.0, generator) for _ in range(200)} == {0}

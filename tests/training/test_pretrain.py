@@ -1,0 +1,263 @@
+"""The command as a user gives it: from a text to a finished run, through kills and wrong input."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tests.conftest import PROJECT, run
+from training.checkpoints import list_checkpoints
+from training.command import run_command
+from training.pretrain import main
+
+# Eight epochs of 24 steps, so that a kill falls into a later one; dropout and accumulation make the random state and the parts matter.
+SMALL = {
+    "steps": 200,
+    "batch_size": 8,
+    "gradient_accumulation_steps": 2,
+    "context": 128,
+    "evaluate_every": 50,
+    "checkpoint_every": 5,
+    "log_every": 1,
+    "sample_length": 5,
+    "model.hidden_dropout": 0.1,
+}
+
+
+def arguments(output, recipe: str = "smoke", **fields) -> list[str]:
+    options = [part for name, value in fields.items() for part in (f"--{name}", str(value))]
+    return ["-m", "training.pretrain", "--recipe", recipe, "--output", str(output), *options]
+
+
+def metrics(folder) -> list[dict]:
+    """The lines of `metrics.jsonl` without what depends on the clock."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("seconds", "tokens_per_second")} for line in lines]
+
+
+def test_a_run_leaves_all_that_is_promised(trained):
+    record = json.loads((trained / "run.json").read_text(encoding="utf-8"))
+    assert record["finished"]
+    assert record["recipe"]["steps"] == record["steps"] == 40
+    assert record["tokens"] == 40 * 16 * 64
+    assert record["corpus"]["name"] == "sampler"
+    assert len(record["corpus"]["sha256"]) == 64
+    assert {"torch", "transformers", "accelerate"} <= record["versions"].keys()
+    assert record["training_seconds"] > 0
+    assert abs(record["first_validation_loss"] - torch.tensor(321.0).log()) < 0.2
+    assert record["best_validation_loss"] < 3
+    assert (trained / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert "steps: 40" in (trained / "recipe.yaml").read_text()
+    lines = metrics(trained)
+    assert [line["step"] for line in lines if "validation_loss" in line] == [0, 20, 40]
+    assert all(line["sample"] for line in lines if "validation_loss" in line)
+    assert [line["step"] for line in lines if "train_loss" in line] == [10, 20, 30, 40]
+    assert [f.name for f in list_checkpoints(trained)] == ["checkpoint-20", "checkpoint-40"]
+
+
+def test_best_is_a_plain_folder(trained):
+    model = AutoModelForCausalLM.from_pretrained(trained / "best")
+    tokenizer = AutoTokenizer.from_pretrained(trained / "best")
+    assert model.generation_config.do_sample
+    assert model.generation_config.eos_token_id == tokenizer.eos_token_id
+    inputs = tokenizer("The moon", return_tensors="pt")
+    assert len(tokenizer.decode(model.generate(**inputs, max_new_tokens=10)[0])) >= 8
+
+
+@pytest.mark.slow
+def test_smoke_reaches_its_expected_loss_in_under_20_seconds_of_training(tmp_path):
+    done = run(*arguments(tmp_path / "run"))
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["best_validation_loss"] == pytest.approx(record["recipe"]["expected_loss"], abs=0.05)
+    assert record["training_seconds"] < 20
+    assert "tokens/s" in done.stderr
+    assert "going on" not in done.stdout
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("unbroken") / "run"
+    run(*arguments(folder, **SMALL))
+    return folder
+
+
+@pytest.mark.slow
+def test_killed_ten_times_it_ends_as_if_unbroken(unbroken, tmp_path):
+    """SIGKILL at random moments of a run's life, from its first file to its last; one of them may hit a save."""
+    chance = random.Random(time.time_ns())
+    folder = tmp_path / "run"
+    for _ in range(10):
+        process = subprocess.Popen(
+            [sys.executable, *arguments(folder, **SMALL)],
+            cwd=PROJECT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        # Imports take seconds: wait until it writes, then a random while in which it takes steps and saves.
+        started, written = time.time(), 0.0
+        while written < started and process.poll() is None:
+            time.sleep(0.01)
+            if (folder / "metrics.jsonl").exists():
+                written = (folder / "metrics.jsonl").stat().st_mtime
+        time.sleep(chance.uniform(0, 0.3))
+        assert process.poll() is None, "it came to its end before it could be killed"
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    run(*arguments(folder, **SMALL))
+    assert metrics(folder) == metrics(unbroken)
+    ours, theirs = (json.loads((f / "run.json").read_text()) for f in (folder, unbroken))
+    for name in ("best_validation_loss", "final_validation_loss", "best_step", "sample", "finished"):
+        assert ours[name] == theirs[name]
+    one, other = (AutoModelForCausalLM.from_pretrained(f / "best").state_dict() for f in (folder, unbroken))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.slow
+def test_accumulated_parts_give_the_trajectory_of_the_whole(tmp_path):
+    fields = {**SMALL, "steps": 10, "model.hidden_dropout": 0.0, "evaluate_every": 10}
+    for parts in (1, 4):
+        run(*arguments(tmp_path / str(parts), **{**fields, "gradient_accumulation_steps": parts}))
+    for one, other in zip(metrics(tmp_path / "1"), metrics(tmp_path / "4"), strict=True):
+        for name in ("train_loss", "validation_loss"):
+            assert one.get(name) == pytest.approx(other.get(name), abs=1e-4)
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_trajectory_of_one(tmp_path):
+    fields = {**SMALL, "steps": 10, "model.hidden_dropout": 0.0, "evaluate_every": 10, "checkpoint_every": 5}
+    run(*arguments(tmp_path / "one", **fields))
+    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+    run(*launch, *arguments(tmp_path / "two", **fields), OMP_NUM_THREADS=1)
+    for one, other in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
+        assert one["step"] == other["step"]
+        for name in ("train_loss", "validation_loss"):
+            assert one.get(name) == pytest.approx(other.get(name), abs=1e-4)
+
+
+@pytest.mark.slow
+def test_mixed_precision_and_trackers(tmp_path):
+    folder = tmp_path / "run"
+    fields = {**SMALL, "steps": 4, "evaluate_every": 4, "mixed_precision": "bf16", "trackers": "[trackio, tensorboard]"}
+    run(*arguments(folder, **fields), TRACKIO_DIR=tmp_path / "trackio")
+    assert json.loads((folder / "run.json").read_text())["mixed_precision"] == "bf16"
+    assert list(folder.rglob("events.out.tfevents*"))
+    assert list((tmp_path / "trackio").glob("*.db"))
+
+
+def command(capsys, monkeypatch, *options: str) -> tuple[int, str, str]:
+    """The command in this process; returns its exit code, output and last words."""
+    monkeypatch.setattr(sys, "argv", ["pretrain", *options])
+    code = 0
+    try:
+        run_command(main)
+    except SystemExit as end:
+        code = end.code
+    said = capsys.readouterr()
+    return (0, said.out, "") if code in (0, None) else (1, said.out, str(code))
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "mine.txt"
+    path.write_text("The moon upon the water.\n" * 200)
+    return path
+
+
+def make_empty(folder):
+    (folder / "bad.txt").touch()
+    return ["--corpus", str(folder / "bad.txt")]
+
+
+def make_binary(folder):
+    (folder / "bad.txt").write_bytes(bytes(range(256)))
+    return ["--corpus", str(folder / "bad.txt")]
+
+
+def make_short(folder):
+    (folder / "bad.txt").write_text("too short for a window of 64")
+    return ["--corpus", str(folder / "bad.txt")]
+
+
+def make_unwritable(folder):
+    (folder / "file").touch()  # a folder below a file cannot be made, also not by root
+    return ["--output", str(folder / "file" / "run")]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (lambda folder: ["--corpus", str(folder / "none.txt")], ["none.txt", "sampler"]),
+        (make_empty, ["bad.txt", "empty"]),
+        (make_binary, ["bad.txt", "not UTF-8"]),
+        (make_short, ["tokens", "--context"]),
+        (make_unwritable, ["cannot be written", "--output"]),
+        (lambda folder: ["--preset", "giant"], ["giant", "modern"]),
+        (lambda folder: ["--stepz", "3"], ["stepz", "steps"]),
+        (lambda folder: ["--steps", "three"], ["steps", "whole number"]),
+        (lambda folder: ["--model.hiden_size", "3"], ["hiden_size"]),
+        (lambda folder: ["--trackers", "[wandbb]"], ["wandbb", "trackio"]),
+        (lambda folder: ["--gradient_accumulation_steps", "5"], ["batch_size", "16", "5"]),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, list) else "",
+)
+def test_bad_input_gets_one_sentence(capsys, monkeypatch, tmp_path, options, words):
+    given = ["--recipe", "smoke", "--output", str(tmp_path / "run"), "--steps", "2"]
+    code, _, error = command(capsys, monkeypatch, *given, *options(tmp_path))
+    assert code == 1
+    assert error.startswith("error: ")
+    assert "\n" not in error
+    assert all(word in error for word in words), error
+    assert not (tmp_path / "run").exists()
+
+
+def test_dry_run_builds_and_writes_nothing(capsys, monkeypatch, tmp_path, text):
+    options = ["--recipe", "smoke", "--output", str(tmp_path / "run"), "--corpus", str(text), "--dry-run"]
+    code, said, _ = command(capsys, monkeypatch, *options)
+    assert code == 0
+    assert "parameters" in said
+    assert "mine" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_finished_run_is_left_alone_and_another_recipe_is_refused(capsys, monkeypatch, trained):
+    options = ["--recipe", "smoke", "--output", str(trained), "--steps", "40", "--evaluate_every", "20"]
+    options += ["--checkpoint_every", "20", "--warmup_steps", "4", "--sample_length", "20"]
+    before = (trained / "run.json").stat().st_mtime_ns
+    code, said, _ = command(capsys, monkeypatch, *options)
+    assert code == 0
+    assert "finished" in said
+    code, _, error = command(capsys, monkeypatch, *options, "--learning_rate", "1e-3")
+    assert code == 1
+    assert "learning_rate (0.006 there, 0.001 here)" in error
+    assert "--overwrite" in error
+    assert (trained / "run.json").stat().st_mtime_ns == before
+
+
+def test_a_folder_that_is_no_run_is_never_touched(capsys, monkeypatch, tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    code, _, error = command(capsys, monkeypatch, "--recipe", "smoke", "--output", str(tmp_path), "--overwrite")
+    assert code == 1
+    assert "holds no run" in error
+    assert (tmp_path / "thesis.tex").read_text() == "precious"
+
+
+def test_early_stopping_keeps_the_best(tmp_path, text):
+    """A small text is soon known by heart, so that the validation loss turns; here the rate is too high from the start."""
+    from training.loop import train
+    from training.recipe import load_recipe
+
+    fields = {"steps": "100", "evaluate_every": "5", "patience": "2", "learning_rate": "3", "matrix_learning_rate": "9"}
+    overrides = [("test", name, value) for name, value in {**fields, "sample_length": "1", "corpus": str(text)}.items()]
+    train(load_recipe("smoke", overrides), tmp_path / "run")
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["finished"]
+    assert record["steps"] < 100
+    assert record["steps"] == record["best_step"] + 10

@@ -1,0 +1,231 @@
+"""Put a checkpoint, and the Space that serves it, on the Hugging Face Hub.
+
+    python -m training.publish runs/oz-modern/best --repo USER/NAME
+    python -m training.publish runs/oz-modern/best --repo USER/NAME --space USER/NAME
+    python -m training.publish runs/oz-modern/best --repo USER/NAME --upload-only     # after a failed upload
+    python -m training.publish runs/oz-modern/best --prepare FOLDER                   # make the folder, send nothing
+
+Everything is written beside the checkpoint (in `published/`) and tried from there before anything is sent. Log in
+first: `hf auth login`, or set HF_TOKEN.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from huggingface_hub import HfApi, ModelCard, ModelCardData, metadata_load, metadata_save
+from huggingface_hub.errors import HfHubHTTPError
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
+
+import modeling  # noqa: F401  makes Ozymandias known to the Auto classes
+from training.checkpoints import save_model, writing
+from training.command import UserError, run_command
+
+PROJECT = Path(__file__).parent.parent
+CARD = Path(__file__).with_name("model_card.md")
+WAITS = (1, 3, 9)  # seconds before each further try
+
+TRY_MODEL = """
+import sys
+from transformers import AutoModelForCausalLM, AutoTokenizer
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True)
+model.generate(**tokenizer("The", return_tensors="pt"), max_new_tokens=8)
+"""
+TRY_SPACE = "from space.app import build_page; build_page()"
+# The Space's start: the packages lie beside it, and the model is pinned to what was pushed with it.
+SPACE_START = """import os
+
+os.environ.setdefault("OZYMANDIAS_MODEL", "{model}@{revision}")
+
+from space.app import main  # noqa: E402
+
+main()
+"""
+
+
+def prepare_model(checkpoint: Path, folder: Path, name: str, half: bool) -> None:
+    """Write the folder of a model repository: weights, tokenizer, code, run record and model card.
+
+    Args:
+        name: how the card calls the model: its Hub id, or a folder.
+        half: store the weights in half precision.
+
+    Raises:
+        UserError: the checkpoint or its run record is missing or damaged, or what was written cannot be loaded.
+    """
+    record_path = next((p for p in (checkpoint / "run.json", checkpoint.parent / "run.json") if p.is_file()), None)
+    if record_path is None:
+        raise UserError(
+            f"{checkpoint} has no run.json in or beside it, from which the model card is made; give runs/NAME/best."
+        )
+    record = json.loads(record_path.read_text(encoding="utf-8"))
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+        model = AutoModelForCausalLM.from_pretrained(checkpoint)
+    except Exception as error:  # transformers and safetensors each have their own for a bad checkpoint
+        raise UserError(
+            f"{checkpoint} cannot be loaded ({' '.join(str(error).split())[:200]}); train it again."
+        ) from error
+    with writing(folder) as unfinished:
+        save_model(unfinished, model, tokenizer, half)
+        shutil.copy(record_path, unfinished / "run.json")
+        model_card(record, name).save(unfinished / "README.md")
+        try_in_fresh_process(TRY_MODEL, unfinished, cwd=None)
+
+
+def model_card(record: dict, name: str) -> ModelCard:
+    """The card of a model, from its run's own record."""
+    recipe, corpus = record["recipe"], record["corpus"]
+    data = ModelCardData(
+        license="apache-2.0",
+        language="en",
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["ozymandias", "character-level", "from-scratch", "custom_code"],
+    )
+    return ModelCard.from_template(
+        data,
+        template_path=str(CARD),
+        name=name,
+        preset=recipe["preset"],
+        context=recipe["context"],
+        parameters=f"{record['parameters']:,}",
+        corpus=corpus["name"],
+        characters=f"{corpus['characters']:,}",
+        validation_characters=f"{corpus['validation_characters']:,}",
+        sha256=corpus["sha256"][:16],
+        steps=f"{record['best_step']:,}",
+        tokens=f"{record['tokens']:,}",
+        seconds=f"{record['training_seconds']:,.0f}",
+        device=record["device"],
+        first=f"{record['first_validation_loss']:.4f}",
+        best=f"{record['best_validation_loss']:.4f}",
+        versions=", ".join(f"{library} {version}" for library, version in record["versions"].items()),
+        sample="\n".join(f"    {line}" for line in record["sample"].strip().splitlines()),
+    )
+
+
+def prepare_space(folder: Path, model: str, revision: str) -> None:
+    """Write the folder of a Space: the app, the packages that it imports, requirements and front matter.
+
+    Raises:
+        UserError: what was written does not start.
+    """
+    skipped = shutil.ignore_patterns("__pycache__", "recipes", "sampler.txt")
+    with writing(folder) as unfinished:
+        for package in ("modeling", "tokenizer", "training", "space"):
+            shutil.copytree(PROJECT / package, unfinished / package, ignore=skipped)
+        (unfinished / "space" / "README.md").rename(unfinished / "README.md")
+        (unfinished / "space" / "requirements.txt").rename(unfinished / "requirements.txt")
+        metadata_save(unfinished / "README.md", {**metadata_load(unfinished / "README.md"), "models": [model]})
+        (unfinished / "app.py").write_text(SPACE_START.format(model=model, revision=revision), encoding="utf-8")
+        try_in_fresh_process(TRY_SPACE, unfinished, cwd=unfinished)
+
+
+def try_in_fresh_process(program: str, folder: Path, cwd: Path | None) -> None:
+    """Run a program on a folder as somebody would who has the folder and not the project, with no network."""
+    with tempfile.TemporaryDirectory() as home:
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": home, "PYTHONPATH": ""}
+        tried = subprocess.run(
+            [sys.executable, "-c", program, str(folder.resolve())],
+            cwd=cwd or home,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+    if tried.returncode:
+        reason = (tried.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UserError(f"what was prepared in {folder} does not run ({reason}); nothing was sent.")
+
+
+def upload(folder: Path, repo: str, repo_type: str, private: bool) -> str:
+    """Send a folder to the Hub, making the repository where there is none; returns the commit's id.
+
+    Raises:
+        UserError: the Hub refuses, or cannot be reached after several tries. The folder stays as it is.
+    """
+    api = HfApi()
+    sdk = {"space_sdk": "gradio"} if repo_type == "space" else {}
+    again = f"{folder} is ready: give the same command with --upload-only"
+    insist(lambda: api.create_repo(repo, repo_type=repo_type, exist_ok=True, private=private, **sdk), repo, again)
+    commit = insist(
+        lambda: api.upload_folder(
+            repo_id=repo, repo_type=repo_type, folder_path=str(folder), commit_message="Upload Ozymandias"
+        ),
+        repo,
+        again,
+    )
+    print(f"{api.endpoint}/{'spaces/' if repo_type == 'space' else ''}{repo} is at {commit.oid}")
+    return commit.oid
+
+
+def insist(call: Callable, repo: str, again: str):
+    """Call; where the Hub or the network fails try again, and where the Hub refuses say why."""
+    for wait in (*WAITS, None):
+        try:
+            return call()
+        except HfHubHTTPError as error:
+            status = error.response.status_code
+            if status in (401, 403):
+                raise UserError(
+                    f"the Hub does not let you write to {repo} ({status}); log in with `hf auth login` or set HF_TOKEN "
+                    f"to a token that may write there. {again}."
+                ) from None
+            if status < 500 and status != 429:
+                raise UserError(f"the Hub refuses {repo}: {' '.join(str(error).split())[:300]} {again}.") from None
+            problem = error
+        except Exception as error:  # the client passes on what its HTTP library raises, which differs by version
+            problem = error
+        if wait is not None:
+            print(f"the Hub did not answer as it should ({type(problem).__name__}); trying again in {wait} s")
+            time.sleep(wait)
+    raise UserError(
+        f"{repo} could not be uploaded ({' '.join(str(problem).split())[:200]}). {again} when the network is back."
+    ) from problem
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path, help="a checkpoint's folder, such as runs/NAME/best")
+    parser.add_argument("--repo", metavar="USER/NAME", help="the model repository")
+    parser.add_argument("--space", metavar="USER/NAME", help="the Space that serves it")
+    parser.add_argument("--private", action="store_true", help="make new repositories private (default: public)")
+    parser.add_argument("--half", action="store_true", help="store the weights in half precision (default: as trained)")
+    parser.add_argument(
+        "--prepare", type=Path, metavar="FOLDER", help="write the model's folder there and send nothing"
+    )
+    parser.add_argument("--upload-only", action="store_true", help="send what an earlier call prepared, as it is")
+    arguments = parser.parse_args()
+    disable_progress_bar()
+    if not arguments.checkpoint.is_dir():
+        raise UserError(f"there is no checkpoint at {arguments.checkpoint}; give a folder such as runs/NAME/best.")
+    if arguments.prepare:
+        prepare_model(arguments.checkpoint, arguments.prepare, arguments.repo or str(arguments.prepare), arguments.half)
+        print(f"prepared and tried: {arguments.prepare}")
+        return
+    if not arguments.repo:
+        raise UserError("say where the model goes, --repo USER/NAME, or --prepare FOLDER to send nothing.")
+
+    published = arguments.checkpoint.parent / "published"
+    model_folder, space_folder = published / "model", published / "space"
+    if not arguments.upload_only:
+        prepare_model(arguments.checkpoint, model_folder, arguments.repo, arguments.half)
+    elif not model_folder.is_dir():
+        raise UserError(f"nothing was prepared yet in {model_folder}; leave --upload-only out.")
+    revision = upload(model_folder, arguments.repo, "model", arguments.private)
+    if arguments.space:
+        prepare_space(space_folder, arguments.repo, revision)
+        upload(space_folder, arguments.space, "space", arguments.private)
+
+
+if __name__ == "__main__":
+    run_command(main)

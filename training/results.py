@@ -1,0 +1,72 @@
+"""Write the tables of results into the README from run records.
+
+python -m training.results                       # from the checkpoints in the repository
+python -m training.results runs/a runs/b         # print the table of these runs instead
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from training.command import UserError, run_command
+
+PROJECT = Path(__file__).parent.parent
+BEGIN, END = "<!-- results: written by python -m training.results -->", "<!-- end of results -->"
+SAMPLE = 70  # characters of a sample in the table
+# The order of the evolution; other runs follow by name.
+ORDER = ("bigram", "single-head", "multi-head", "gpt", "modern")
+
+
+def read_records(folders: list[Path]) -> list[tuple[str, dict]]:
+    """The run records in some folders, in the order of the table."""
+    records = []
+    for folder in folders:
+        path = folder / "run.json"
+        if not path.is_file():
+            raise UserError(f"{folder} holds no run.json; give the folder of a run.")
+        records.append((folder.name, json.loads(path.read_text(encoding="utf-8"))))
+    return sorted(
+        records, key=lambda r: (r[1]["corpus"]["name"] != "poetry", ORDER.index(r[1]["recipe"]["preset"]), r[0])
+    )
+
+
+def table(records: list[tuple[str, dict]]) -> str:
+    """One row a run, in Markdown."""
+    rows = [
+        "| recipe | parameters | tokens | seconds | loss at the start | loss | a sample |",
+        "|---|--:|--:|--:|--:|--:|---|",
+    ]
+    for name, record in records:
+        rows.append(
+            f"| `{name}` | {record['parameters']:,} | {record['tokens']:,} | {record['training_seconds']:,.0f} | "
+            f"{record['first_validation_loss']:.3f} | **{record['best_validation_loss']:.4f}** | "
+            f"{one_line(record['sample'])} |"
+        )
+    return "\n".join(rows)
+
+
+def one_line(sample: str) -> str:
+    """The beginning of a sample on one line, safe inside a table."""
+    line = " / ".join(part.strip() for part in sample.strip().splitlines() if part.strip())[:SAMPLE].rstrip()
+    return line.translate({ord(c): f"\\{c}" for c in "\\|*_`<>[]"}) + " ..."
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="*", type=Path, help="folders with a run.json")
+    runs = parser.parse_args().runs
+    if runs:
+        print(table(read_records(runs)))
+        return
+    readme = PROJECT / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    if BEGIN not in text or END not in text:
+        raise UserError(f"{readme} has no place for the table; put these two lines there: {BEGIN} and {END}.")
+    written = table(read_records([p.parent for p in (PROJECT / "space" / "checkpoints").glob("*/run.json")]))
+    head, tail = text[: text.index(BEGIN)], text[text.index(END) :]
+    readme.write_text(f"{head}{BEGIN}\n{written}\n{tail}", encoding="utf-8")
+    print(f"wrote {readme}")
+
+
+if __name__ == "__main__":
+    run_command(main)
