@@ -176,8 +176,9 @@ class OzymandiasForCausalLM(OzymandiasPreTrainedModel, GenerationMixin):
 
     ```python
     >>> from transformers import AutoModelForCausalLM, AutoTokenizer
-    >>> tokenizer = AutoTokenizer.from_pretrained("space/checkpoints/poetry-modern")
-    >>> model = AutoModelForCausalLM.from_pretrained("space/checkpoints/poetry-modern", trust_remote_code=True)
+    >>> folder = "space/checkpoints/poetry-modern"
+    >>> tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+    >>> model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
     >>> inputs = tokenizer("The desert", return_tensors="pt")
     >>> print(tokenizer.decode(model.generate(**inputs, max_new_tokens=40)[0]))
     ```

@@ -42,6 +42,7 @@ def run(*arguments, check: bool = True, timeout: int = 300, **environment) -> su
     done = subprocess.run(
         [sys.executable, *map(str, arguments)],
         cwd=environment.pop("cwd", PROJECT),
+        stdin=subprocess.DEVNULL,
         env={**os.environ, **{name: str(value) for name, value in environment.items()}},
         capture_output=True,
         text=True,
@@ -80,5 +81,5 @@ def trained(tmp_path_factory) -> Path:
 
     folder = tmp_path_factory.mktemp("runs") / "trained"
     settings = {"steps": 40, "evaluate_every": 20, "checkpoint_every": 20, "warmup_steps": 4, "sample_length": 20}
-    train(load_recipe("smoke", [("test", name, str(value)) for name, value in settings.items()]), folder)
+    train(load_recipe("smoke", [(name, str(value)) for name, value in settings.items()]), folder)
     return folder

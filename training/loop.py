@@ -1,6 +1,7 @@
 """The training loop. It knows nothing of the architecture: a model takes ids and targets and gives a loss."""
 
 import dataclasses
+import logging
 import time
 from pathlib import Path
 
@@ -32,6 +33,7 @@ def train(recipe: Recipe, output: Path, overwrite: bool = False, dry_run: bool =
         UserError: the recipe, the corpus or the folder cannot be used, with the reason.
     """
     disable_progress_bar()  # saving has one of its own, which would break ours
+    logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)  # it warns of tied weights at every checkpoint
     run = Run(recipe, output)
     if run.main:
         print(run.plan())
@@ -102,8 +104,8 @@ class Run:
         self.accelerator.wait_for_everyone()
         prepared = self.accelerator.prepare(self.model, *build_optimizers(self.model, self.recipe))
         self.model, self.optimizers = prepared[0], prepared[1:]
-        if checkpoints := list_checkpoints(self.output):
-            self.record.resume(load_checkpoint(checkpoints[-1], self.accelerator))
+        checkpoints = list_checkpoints(self.output)
+        self.record.resume(load_checkpoint(checkpoints[-1], self.accelerator) if checkpoints else None)
         settings = dataclasses.asdict(self.recipe)
         settings = {name: v if isinstance(v, int | float | str | bool) else str(v) for name, v in settings.items()}
         self.accelerator.init_trackers(self.output.name, config=settings)

@@ -36,7 +36,7 @@ WAITS = (1, 3, 9)  # seconds before each further try
 TRY_MODEL = """
 import sys
 from transformers import AutoModelForCausalLM, AutoTokenizer
-tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1], trust_remote_code=True)
 model = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True)
 model.generate(**tokenizer("The", return_tensors="pt"), max_new_tokens=8)
 """
@@ -139,6 +139,7 @@ def try_in_fresh_process(program: str, folder: Path, cwd: Path | None) -> None:
             [sys.executable, "-c", program, str(folder.resolve())],
             cwd=cwd or home,
             env=environment,
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
         )

@@ -6,7 +6,6 @@ type, is refused before a corpus or a model is loaded.
 
 import argparse
 import dataclasses
-import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,56 +79,60 @@ MINIMA = {
     "matrix_learning_rate": 0,
     "weight_decay": 0,
 }
+TYPE_NAMES = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    dict: "fields",
+    list: "a list",
+    type(None): "null",
+}
 CHOICES = {"optimizer": ("adamw", "muon"), "mixed_precision": (None, "no", "fp16", "bf16")}
 
 
-def load_recipe(name: str, overrides: list[tuple[str, str, str]] = ()) -> Recipe:
+def load_recipe(name: str, overrides: list[tuple[str, str]] = ()) -> Recipe:
     """Read a recipe by the name of a file in `training/recipes`, or by its path, and set fields on top.
 
     Args:
-        overrides: triples of where a value comes from, its field (`model.FIELD` for one of the model's config) and its
-            YAML text.
+        overrides: pairs of a field (`model.FIELD` for one of the model's config) and its YAML text.
 
     Raises:
         UserError: all that is wrong with the fields, in one message.
     """
     path = RECIPES / f"{name}.yaml" if (RECIPES / f"{name}.yaml").exists() else Path(name)
+    values = read_fields(path)
+    sources = dict.fromkeys(values, path.name)
+    for field_name, text in overrides:
+        if field_name.startswith("model."):
+            value = {**(values.get("model") or {}), field_name.removeprefix("model."): parse_yaml(text)}
+            field_name = "model"
+        else:
+            value = parse_yaml(text)
+            if TYPES.get(field_name) is str:
+                value = text  # a corpus called 1984 is text
+        values[field_name], sources[field_name] = value, "the command line"
+    wrong = []
+    for field_name in list(values):
+        if problem := check_field(field_name, values):
+            wrong.append(f"{field_name} (in {sources[field_name]}) {problem}")
+    if wrong:
+        raise UserError("; ".join(wrong) + ".")
+    return Recipe(**values)
+
+
+def read_fields(path: Path) -> dict:
+    """The fields of a recipe file as YAML has them."""
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
-        raise UserError(f"there is no recipe '{name}'; give one of {known}, or the path of a YAML file.")
+        raise UserError(f"there is no recipe '{path}'; give one of {known}, or the path of a YAML file.")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"recipe {path} is not YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(values, dict):
         raise UserError(f"recipe {path} must be a list of `field: value` lines; it is a {type(values).__name__}.")
-    wrong = []
-    sources = {name: str(path.name) for name in values}
-    for source, name, text in overrides:
-        value = parse_yaml(text)
-        if name.startswith("model."):
-            values["model"] = {**(values.get("model") or {}), name.removeprefix("model."): value}
-        else:
-            values[name] = text if TYPES.get(name) is str else value
-        sources[name] = source
-    for name, value in values.items():
-        where = f"{name} ({sources.get(name, 'command line')})"
-        if name not in FIELDS:
-            wrong.append(f"{where} is not a field of a recipe; the fields are {', '.join(FIELDS)}")
-            continue
-        values[name], problem = convert(value, TYPES[name])
-        if problem:
-            wrong.append(f"{where} must be {problem}, and is {value!r}")
-        elif name in MINIMA and values[name] < MINIMA[name]:
-            wrong.append(f"{where} must be at least {MINIMA[name]}, and is {value!r}")
-        elif name in CHOICES and values[name] not in CHOICES[name]:
-            wrong.append(f"{where} must be one of {', '.join(map(str, CHOICES[name]))}, and is {value!r}")
-    if wrong:
-        raise UserError("; ".join(wrong) + ".")
-    recipe = Recipe(**values)
-    if not 0 < recipe.decay_share <= 1:
-        raise UserError(f"decay_share must be above 0 and at most 1, and is {recipe.decay_share}.")
-    return recipe
+    return values
 
 
 def parse_yaml(text: str):
@@ -139,27 +142,33 @@ def parse_yaml(text: str):
         return text
 
 
-def convert(value, wanted) -> tuple[object, str]:
-    """`value` as the type `wanted`, and what it should have been if it cannot be."""
-    accepted = typing.get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,)
-    if type(value) in accepted:
-        return value, ""
-    if value is None and type(None) in accepted:
-        return None, ""
-    if float in accepted and not isinstance(value, bool):
+def check_field(name: str, values: dict) -> str:
+    """Bring a field's value into its type in place; returns what is wrong with it, or nothing."""
+    if name not in FIELDS:
+        return f"is not a field of a recipe; the fields are {', '.join(FIELDS)}"
+    given, accepted = values[name], typing.get_args(TYPES[name]) or (TYPES[name],)
+    values[name] = value = convert(given, accepted)
+    if type(value) not in accepted:
+        return f"must be {' or '.join(TYPE_NAMES[t] for t in accepted)}, and is {given!r}"
+    if name in MINIMA and value < MINIMA[name]:
+        return f"must be at least {MINIMA[name]}, and is {given!r}"
+    if name in CHOICES and value not in CHOICES[name]:
+        return f"must be one of {', '.join(map(str, CHOICES[name]))}, and is {given!r}"
+    if name == "decay_share" and not 0 < value <= 1:
+        return f"must be above 0 and at most 1, and is {given!r}"
+    return ""
+
+
+def convert(value, accepted: tuple[type, ...]):
+    """Mend what YAML makes of numbers and words: 1e-3, which has no point, is text to it, 1 no float, and `no` false."""
+    if str in accepted and value is False:
+        return "no"
+    if float in accepted and type(value) in (int, str):
         try:
-            return float(value), ""  # YAML reads 1e-3, which has no point, as text
-        except (TypeError, ValueError):
+            return float(value)
+        except ValueError:
             pass
-    names = {
-        int: "a whole number",
-        float: "a number",
-        bool: "true or false",
-        str: "text",
-        dict: "fields",
-        list: "a list",
-    }
-    return value, " or ".join(names.get(t, "null") for t in accepted)
+    return value
 
 
 def add_recipe_options(parser: argparse.ArgumentParser) -> None:
@@ -176,8 +185,7 @@ def recipe_from_arguments(arguments: argparse.Namespace, others: list[str]) -> R
     Raises:
         UserError: an option that is no field of a recipe, or what [`load_recipe`] refuses.
     """
-    overrides = [("command line", name, getattr(arguments, name)) for name in FIELDS]
-    overrides = [override for override in overrides if override[2] is not None]
+    overrides = [(name, text) for name in FIELDS if (text := getattr(arguments, name)) is not None]
     rest = list(others)
     while rest:
         option_name, equals, value = rest.pop(0).partition("=")
@@ -185,5 +193,5 @@ def recipe_from_arguments(arguments: argparse.Namespace, others: list[str]) -> R
             raise UserError(f"unknown option {option_name}; the fields of a recipe are {', '.join(FIELDS)}.")
         if not equals and not rest:
             raise UserError(f"{option_name} needs a value.")
-        overrides.append(("command line", option_name.removeprefix("--"), value if equals else rest.pop(0)))
+        overrides.append((option_name.removeprefix("--"), value if equals else rest.pop(0)))
     return load_recipe(arguments.recipe, overrides)

@@ -93,16 +93,16 @@ class RunRecord(Progress):
         """What a checkpoint keeps."""
         return dataclasses.asdict(self)
 
-    def resume(self, state: dict) -> None:
-        """Go on from a checkpoint's state; what was measured after it will be measured again."""
-        vars(self).update(state)
+    def resume(self, state: dict | None) -> None:
+        """Go on from a checkpoint's state, or from the beginning; what was measured after it will be measured again."""
+        vars(self).update(state or {})
         metrics = self.folder / METRICS
-        if self.accelerator.is_main_process:
-            print(f"going on from step {self.step:,}")
-            if metrics.exists():
-                whole = [line for line in metrics.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-                kept = [line for line in whole if json.loads(line)["step"] <= self.step]
-                write_text(metrics, "".join(line + "\n" for line in kept))
+        if not self.accelerator.is_main_process or not metrics.exists():
+            return
+        lines = [line for line in metrics.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+        lines = [line for line in lines if state and json.loads(line)["step"] <= self.step]
+        write_text(metrics, "".join(line + "\n" for line in lines))
+        print(f"going on from step {self.step:,}")
 
     @property
     def tokens(self) -> int:

@@ -27,7 +27,7 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, pipeline
 for preset in {list(PRESETS)}:
     folder = {str(tmp_path)!r} + "/" + preset
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
     assert AutoConfig.from_pretrained(folder, trust_remote_code=True).model_type == "ozymandias"
     assert AutoModel.from_pretrained(folder, trust_remote_code=True).__class__.__name__ == "OzymandiasModel"
     model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)

@@ -255,8 +255,8 @@ def test_early_stopping_keeps_the_best(tmp_path, text):
     from training.recipe import load_recipe
 
     fields = {"steps": "100", "evaluate_every": "5", "patience": "2", "learning_rate": "3", "matrix_learning_rate": "9"}
-    overrides = [("test", name, value) for name, value in {**fields, "sample_length": "1", "corpus": str(text)}.items()]
-    train(load_recipe("smoke", overrides), tmp_path / "run")
+    fields |= {"sample_length": "1", "corpus": str(text)}
+    train(load_recipe("smoke", list(fields.items())), tmp_path / "run")
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["finished"]
     assert record["steps"] < 100

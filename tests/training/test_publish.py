@@ -15,8 +15,9 @@ ONLINE = {"HF_HUB_OFFLINE": "0", "HF_TOKEN": "hf_test"}
 WRITE = """
 import os
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
-tokenizer = AutoTokenizer.from_pretrained("user/name", revision=os.environ.get("REVISION"))
-model = AutoModelForCausalLM.from_pretrained("user/name", revision=os.environ.get("REVISION"), trust_remote_code=True)
+options = {"revision": os.environ.get("REVISION"), "trust_remote_code": True}
+tokenizer = AutoTokenizer.from_pretrained("user/name", **options)
+model = AutoModelForCausalLM.from_pretrained("user/name", **options)
 out = model.generate(**tokenizer("The moon", return_tensors="pt"), max_new_tokens=12, do_sample=False, eos_token_id=None)
 assert out.shape == (1, 20)
 print(tokenizer.decode(out[0]))

@@ -10,7 +10,7 @@ NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
 def with_fields(**fields: str) -> Recipe:
-    return load_recipe("smoke", [("command line", name.replace("__", "."), value) for name, value in fields.items()])
+    return load_recipe("smoke", [(name.replace("__", "."), value) for name, value in fields.items()])
 
 
 def test_the_promised_recipes_are_there():
@@ -35,6 +35,13 @@ def test_fields_are_overridden_in_their_type():
     assert recipe.model == {**load_recipe("smoke").model, "hidden_size": 32}
     assert with_fields(mixed_precision="null").mixed_precision is None
     assert with_fields(mixed_precision="no").mixed_precision == "no"
+
+
+def test_file_may_say_no(tmp_path):
+    """YAML reads `no` as false and 1e-3 as text."""
+    (tmp_path / "mine.yaml").write_text("mixed_precision: no\nlearning_rate: 1e-3\nexpected_loss: 2\n")
+    recipe = load_recipe(str(tmp_path / "mine.yaml"))
+    assert (recipe.mixed_precision, recipe.learning_rate, recipe.expected_loss) == ("no", 1e-3, 2.0)
 
 
 @pytest.mark.parametrize(
