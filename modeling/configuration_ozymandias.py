@@ -57,7 +57,6 @@ class OzymandiasConfig(PreTrainedConfig):
         attention_bias: biases on the query, key, value and output projections.
         mlp_bias: biases in the feed-forward.
         tie_word_embeddings: use the token embeddings as the output matrix.
-        zero_init_outputs: start the last matrix of every sublayer at zero, so that each block begins as the identity.
         initializer_range: standard deviation of the initial weights.
         attention_dropout: dropout on the attention weights.
         hidden_dropout: dropout on the embeddings and on each sublayer's output.
@@ -96,7 +95,6 @@ class OzymandiasConfig(PreTrainedConfig):
     attention_bias: bool = False
     mlp_bias: bool = False
     tie_word_embeddings: bool = True
-    zero_init_outputs: bool = False
     initializer_range: float = 0.02
     attention_dropout: float | int = 0.0
     hidden_dropout: float | int = 0.0

@@ -56,9 +56,9 @@ class OzymandiasPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module):
         """Normal weights of `initializer_range`; the matrices that write into the residual stream begin smaller.
 
-        They begin at zero with `zero_init_outputs`, and otherwise, as there are two for each block whose variances add
-        up, divided by `sqrt(2 * num_hidden_layers)` (GPT-2: Radford et al., 2019, section 2.3). Called for modules
-        with weights of their own only: transformers passes over the others where the code is not its own.
+        There are two of them in each block and their variances add up, so that theirs is divided by
+        `2 * num_hidden_layers` (GPT-2: Radford et al., 2019, section 2.3). Called for modules with weights of their
+        own only: transformers passes over the others where the code is not its own.
         """
         super()._init_weights(module)
         if isinstance(module, LayerNorm | RMSNorm):
@@ -67,7 +67,7 @@ class OzymandiasPreTrainedModel(PreTrainedModel):
                 init.zeros_(module.bias)
         elif getattr(module, "writes_residual", False):
             std = self.config.initializer_range / (2 * self.config.num_hidden_layers) ** 0.5
-            init.normal_(module.weight, mean=0.0, std=0.0 if self.config.zero_init_outputs else std)
+            init.normal_(module.weight, mean=0.0, std=std)
 
     def save_pretrained(self, save_directory, **kwargs):
         """Save with code and an `auto_map` that names every class; by itself transformers names the saved one alone."""

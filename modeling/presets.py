@@ -49,7 +49,6 @@ PRESETS = {
         "position_type": "rotary",
         "norm_type": "rms_norm",
         "use_qk_norm": True,
-        "zero_init_outputs": True,
     },
 }
 

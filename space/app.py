@@ -5,6 +5,7 @@ OZYMANDIAS_MODEL=runs/mine/best python -m space.app        # with a checkpoint o
 """
 
 import argparse
+import html
 from collections.abc import Iterator
 
 import gradio as gr
@@ -25,8 +26,9 @@ EXAMPLES = [
 ]
 CSS = """
 .gradio-container {max-width: 1200px !important; margin: 0 auto !important}
-#chat .message {font-family: Georgia, 'Noto Serif', serif; white-space: pre-wrap}
+#chat .message-content {font-family: Georgia, 'Noto Serif', serif; white-space: pre-wrap}
 #model label {width: 100%}
+@media (max-width: 640px) {#chat {height: 420px !important} #prompt {min-width: 100% !important}}
 """
 THEME = gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # no font from another host
 SIMULTANEOUS = 2  # answers written at the same time, one a core of the free Space
@@ -43,11 +45,14 @@ def respond(
         gr.Warning(problem)
         yield history, message
         return
-    history = [*history, {"role": "user", "content": message}]
+    history = [*history, {"role": "user", "content": as_text(message)}]
     yield history, ""
     try:
         for text in answer(message, model, temperature, top_p, length, seed):
-            yield [*history, {"role": "assistant", "content": text}], gr.skip()  # the next message may be typed by now
+            yield (
+                [*history, {"role": "assistant", "content": as_text(text)}],
+                gr.skip(),
+            )  # the next message may be typed by now
     except UserError as error:
         gr.Warning(str(error))
         yield history[:-1], message
@@ -65,9 +70,15 @@ def undo(history: Messages) -> tuple[Messages, str]:
     return ([], "") if last is None else (history[:last], plain(history[last]["content"]))
 
 
+def as_text(text: str) -> str:
+    """A text that the chat shows as it is: also without Markdown Gradio would render the tags that it thinks safe."""
+    return html.escape(text, quote=False)
+
+
 def plain(content: str | list[dict]) -> str:
-    """The text of a message, which Gradio hands back in parts."""
-    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+    """The text of a message of the chat, which Gradio hands back in parts."""
+    text = content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+    return html.unescape(text)
 
 
 def generate(
@@ -114,7 +125,7 @@ def build_page() -> gr.Blocks:
                     elem_id="chat",
                     show_label=False,
                     height=520,
-                    render_markdown=False,  # what a model writes is text, and is shown as text
+                    render_markdown=False,
                     buttons=["copy", "copy_all"],
                     placeholder="An opening line, or: Write me a poem",
                 )
@@ -132,7 +143,13 @@ def build_page() -> gr.Blocks:
                 gr.Examples(EXAMPLES, prompt, label="Try")
             with gr.Column(scale=2, min_width=300):
                 settings = [
-                    gr.Radio(choices, value=default, label="Model", elem_id="model"),
+                    gr.Radio(
+                        choices,
+                        value=default,
+                        label="Model",
+                        info="Parameters, and the loss on text that it has not seen.",
+                        elem_id="model",
+                    ),
                     gr.Slider(
                         *(0, 2, 0.8), step=0.05, label="Temperature", info="Lower is safer, 0 takes the likeliest."
                     ),

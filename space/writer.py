@@ -55,11 +55,11 @@ def served_models() -> dict[str, Served]:
 
 
 def label(name: str, folder: Path) -> str:
-    """`Poetry 4: gpt, 0.81M, loss 1.74` from the run record beside the weights."""
+    """`Poetry 4: gpt, 0.84M, loss 1.62`, with the number of parameters, from the run record beside the weights."""
     record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     corpus, _, step = name.partition("-")
     number = f" {EVOLUTION.index(step) + 1}" if corpus == "poetry" else ""
-    size = f"{record['parameters'] / 1e6:.2f}M parameters"
+    size = f"{record['parameters'] / 1e6:.2f}M"
     return f"{corpus.capitalize()}{number}: {step}, {size}, loss {record['best_validation_loss']:.2f}"
 
 

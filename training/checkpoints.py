@@ -75,7 +75,7 @@ def save_model(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokeni
 
 
 def save_checkpoint(run: Path, accelerator: Accelerator, state: dict, keep: int) -> None:
-    """Write `checkpoint-STEP`, with model, optimizers, random states and `state`, and drop all but the newest `keep`."""
+    """Write `checkpoint-STEP`: model, optimizers, random states and `state`. Drop all but the newest `keep`."""
     with writing(run / f"checkpoint-{state['step']}", accelerator) as unfinished:
         accelerator.save_state(str(unfinished))
         if accelerator.is_main_process:

@@ -155,8 +155,8 @@ def load_work(name: str, accept_changed: bool) -> str:
     found = hashlib.sha256(text.encode()).hexdigest()
     if found != work.sha256 and not accept_changed:
         raise UserError(
-            f"corpus '{name}' differs from the text that this project's figures are about (sha256 {found[:16]}, expected "
-            f"{work.sha256[:16]}, in {path}); to use it all the same, give --accept_changed_corpus true."
+            f"corpus '{name}' differs from the text that this project's figures are about (sha256 {found[:16]}, "
+            f"expected {work.sha256[:16]}, in {path}); to use it all the same, give --accept_changed_corpus true."
         )
     return text
 

@@ -37,28 +37,25 @@ class Batches:
                 f"give a longer text or a smaller --context."
             )
         self.tokens, self.context, self.batch_size, self.seed = tokens, context, batch_size, seed
-        self.windows = (len(tokens) - 1) // context  # in an epoch, give or take the offset
+        # One window fewer than fit, where there is more than one, leaves room for the offset.
+        self.windows = max(1, (len(tokens) - 1) // context - 1)
         self.epoch, self.starts = None, None
 
     def epoch_starts(self, epoch: int) -> torch.Tensor:
         """Where the windows of an epoch start, in its order, `(windows,)`."""
         if epoch != self.epoch:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-            slack = len(self.tokens) - 1 - self.windows * self.context
-            # The offset reaches over a whole window where the stream is long enough to lose one for it.
-            windows = self.windows if self.windows == 1 else self.windows - 1
-            slack += (self.windows - windows) * self.context
-            offset = int(torch.randint(slack + 1, (), generator=generator))
-            order = torch.randperm(windows, generator=generator)
+            room = len(self.tokens) - 1 - self.windows * self.context
+            offset = int(torch.randint(room + 1, (), generator=generator))
+            order = torch.randperm(self.windows, generator=generator)
             self.epoch, self.starts = epoch, offset + order * self.context
         return self.starts
 
     def at(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Inputs and targets of a step (counted from 0), `(batch_size, context)` each."""
-        per_epoch = max(1, self.windows - 1)
         rows = []
         for index in range(step * self.batch_size, (step + 1) * self.batch_size):
-            start = int(self.epoch_starts(index // per_epoch)[index % per_epoch])
+            start = int(self.epoch_starts(index // self.windows)[index % self.windows])
             rows.append(self.tokens[start : start + self.context + 1])
         window = torch.stack(rows)  # (batch_size, context + 1)
         return window[:, :-1].contiguous(), window[:, 1:].contiguous()

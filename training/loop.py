@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
-from accelerate.utils import ProjectConfiguration, gather_object, set_seed
+from accelerate.utils import ProjectConfiguration, broadcast_object_list, gather_object, set_seed
 from tqdm import tqdm
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
@@ -37,7 +37,7 @@ def train(recipe: Recipe, output: Path, overwrite: bool = False, dry_run: bool =
     run = Run(recipe, output)
     if run.main:
         print(run.plan())
-    if dry_run or (run.main and open_run(output, recipe, overwrite)):
+    if dry_run or run.open(overwrite):
         return
     run.start()
     recipe, record = run.recipe, run.record
@@ -93,9 +93,15 @@ class Run:
             f"{recipe.preset}, {self.model.num_parameters():,} parameters, on {self.corpus.name} "
             f"({len(self.corpus.text):,} characters, {len(self.tokenizer)} tokens in the vocabulary)\n"
             f"{recipe.steps:,} steps of {recipe.batch_size} x {recipe.context} tokens ({tokens:,} in all) on "
-            f"{accelerator.num_processes} x {accelerator.device.type}, precision {accelerator.mixed_precision}{expected}\n"
+            f"{accelerator.num_processes} x {accelerator.device.type}, precision {accelerator.mixed_precision}"
+            f"{expected}\n"
             f"in {self.output}"
         )
+
+    def open(self, overwrite: bool) -> bool:
+        """Make the run's folder; returns, in all processes, whether it holds this very run, finished."""
+        finished = [self.main and open_run(self.output, self.recipe, self.corpus, overwrite)]
+        return broadcast_object_list(finished)[0]
 
     def start(self) -> None:
         """Put everything on its device, and restore the last checkpoint where there is one."""

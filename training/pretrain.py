@@ -11,7 +11,7 @@ A run that was stopped, however it was, goes on from its last checkpoint when th
 import argparse
 from pathlib import Path
 
-from training.command import run_command
+from training.command import UserError, run_command
 from training.recipe import add_recipe_options, recipe_from_arguments
 
 
@@ -30,7 +30,13 @@ def main() -> None:
     from training.loop import train  # torch takes seconds, which a refused recipe should not wait for
 
     output = arguments.output or Path("runs") / Path(arguments.recipe).stem
-    train(recipe, output, overwrite=arguments.overwrite, dry_run=arguments.dry_run)
+    try:
+        train(recipe, output, overwrite=arguments.overwrite, dry_run=arguments.dry_run)
+    except OSError as error:
+        raise UserError(
+            f"{output} could not be written ({error}); free some space, or give another --output, and run the same "
+            "command again. What was saved before is whole."
+        ) from error
 
 
 if __name__ == "__main__":

@@ -160,7 +160,7 @@ def check_field(name: str, values: dict) -> str:
 
 
 def convert(value, accepted: tuple[type, ...]):
-    """Mend what YAML makes of numbers and words: 1e-3, which has no point, is text to it, 1 no float, and `no` false."""
+    """Mend what YAML makes of values: 1e-3, which has no point, is text to it, 1 is no float, and `no` is false."""
     if str in accepted and value is False:
         return "no"
     if float in accepted and type(value) in (int, str):

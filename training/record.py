@@ -25,11 +25,11 @@ RECIPE, RECORD, METRICS, CURVE, BEST = "recipe.yaml", "run.json", "metrics.jsonl
 DESCRIPTIVE = ("about", "expected_loss", "expected_sample", "trackers")  # a run may go on with others of these
 
 
-def open_run(folder: Path, recipe: Recipe, overwrite: bool) -> bool:
+def open_run(folder: Path, recipe: Recipe, corpus: Corpus, overwrite: bool) -> bool:
     """Make the folder of a run, or find an earlier run there. Returns whether that one is finished already.
 
     Raises:
-        UserError: the folder cannot be written, is not a run's, or holds a run of another recipe.
+        UserError: the folder cannot be written, is not a run's, or holds a run of another recipe or another text.
     """
     resolved = dataclasses.asdict(recipe)
     try:
@@ -48,7 +48,9 @@ def open_run(folder: Path, recipe: Recipe, overwrite: bool) -> bool:
     if changed:
         what = ", ".join(f"{name} ({earlier.get(name)!r} there, {resolved[name]!r} here)" for name in changed)
         raise UserError(f"{folder} holds a run with another {what}; give another --output, or --overwrite to drop it.")
-    record = json.loads((folder / RECORD).read_text()) if (folder / RECORD).exists() else {}
+    record = json.loads((folder / RECORD).read_text(encoding="utf-8")) if (folder / RECORD).exists() else {}
+    if record and record["corpus"]["sha256"] != corpus.sha256:
+        raise UserError(f"the text of '{recipe.corpus}' has changed since {folder} was begun; give another --output.")
     if record.get("finished"):
         print(f"this run is finished: {folder / BEST}; give --overwrite to train it anew, or another --output")
     return bool(record.get("finished"))

@@ -25,7 +25,7 @@ from modeling import PRESETS, OzymandiasConfig, preset_config
     ],
 )
 def test_impossible_config_is_refused_by_field_and_value(fields, words):
-    with pytest.raises(ValueError, match="(?s).*") as refusal:
+    with pytest.raises(ValueError, match=words[0]) as refusal:
         OzymandiasConfig(**fields)
     assert all(word in str(refusal.value) for word in words), str(refusal.value)
 

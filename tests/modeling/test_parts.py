@@ -6,7 +6,7 @@ from torch import nn
 
 from modeling import OzymandiasConfig
 from modeling.attention import OzymandiasAttention, eager_attention_forward
-from modeling.feed_forward import GatedMLP, MLP, squared_relu
+from modeling.feed_forward import MLP, GatedMLP, squared_relu
 from modeling.normalization import LayerNorm, RMSNorm
 from modeling.positions import LearnedPositions, RotaryEmbedding, rotate
 
@@ -117,7 +117,7 @@ def test_eager_attention_gradients(kv_heads):
 
 
 def test_query_key_norm_bounds_the_scores():
-    """With unit weights a query and a key have norm sqrt(head_dim), so that a scaled score is at most sqrt(head_dim)."""
+    """A query and a key then have norm sqrt(head_dim), so that a scaled score is at most sqrt(head_dim)."""
     config = OzymandiasConfig(use_qk_norm=True, norm_type="rms_norm", position_type="rotary")
     config._attn_implementation = "eager"
     attention = OzymandiasAttention(config, 0)

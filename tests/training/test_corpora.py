@@ -4,6 +4,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
+from tests.conftest import run
 from training import corpora as registry
 from training.command import UserError
 from training.corpora import SAMPLER, WORKS, Work, clean, load_corpus
@@ -133,3 +134,11 @@ def test_work_that_cannot_be_fetched_is_told(gutenberg):
 def test_cleaning_leaves_what_it_does_not_find():
     """An edition without the marks or the beginning is kept whole, and its hash tells."""
     assert clean("Some text.\r\n\r\nMore.\r\n\r\n", WORKS["oz"]) == "Some text.\n\nMore.\n"
+
+
+def test_command_lists_and_loads():
+    listed = run("-m", "training.corpora").stdout
+    assert all(name in listed for name in registry.NAMES)
+    loaded = run("-m", "training.corpora", "sampler").stdout
+    assert "27,488 characters" in loaded
+    assert load_corpus("sampler").sha256[:16] in loaded

@@ -17,7 +17,8 @@ from training.checkpoints import list_checkpoints
 from training.command import run_command
 from training.pretrain import main
 
-# Eight epochs of 24 steps, so that a kill falls into a later one; dropout and accumulation make the random state and the parts matter.
+# Eight epochs of 24 steps, so that a kill falls into a later one; with dropout the random state matters, and with
+# accumulation the parts.
 SMALL = {
     "steps": 200,
     "batch_size": 8,
@@ -241,6 +242,30 @@ def test_a_finished_run_is_left_alone_and_another_recipe_is_refused(capsys, monk
     assert (trained / "run.json").stat().st_mtime_ns == before
 
 
+def test_a_changed_text_is_not_gone_on_with(capsys, monkeypatch, tmp_path, text):
+    options = ["--recipe", "smoke", "--output", str(tmp_path / "run"), "--corpus", str(text), "--steps", "1"]
+    assert command(capsys, monkeypatch, *options)[0] == 0
+    text.write_text(text.read_text() + "And one line more.\n")
+    code, _, error = command(capsys, monkeypatch, *options)
+    assert code == 1
+    assert "has changed" in error
+
+
+def test_full_disk_while_logging_is_one_sentence(capsys, monkeypatch, tmp_path, text):
+    """The checkpoints have a test of their own; a line of metrics can fail as well."""
+    from training.record import RunRecord
+
+    def full(*args, **values):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(RunRecord, "log", full)
+    options = ["--recipe", "smoke", "--output", str(tmp_path / "run"), "--corpus", str(text), "--steps", "1"]
+    code, _, error = command(capsys, monkeypatch, *options)
+    assert code == 1
+    assert "No space left" in error
+    assert "free some space" in error
+
+
 def test_a_folder_that_is_no_run_is_never_touched(capsys, monkeypatch, tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
     code, _, error = command(capsys, monkeypatch, "--recipe", "smoke", "--output", str(tmp_path), "--overwrite")
@@ -250,7 +275,7 @@ def test_a_folder_that_is_no_run_is_never_touched(capsys, monkeypatch, tmp_path)
 
 
 def test_early_stopping_keeps_the_best(tmp_path, text):
-    """A small text is soon known by heart, so that the validation loss turns; here the rate is too high from the start."""
+    """The learning rate is so high that the loss soon rises."""
     from training.loop import train
     from training.recipe import load_recipe
 

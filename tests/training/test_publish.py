@@ -18,7 +18,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 options = {"revision": os.environ.get("REVISION"), "trust_remote_code": True}
 tokenizer = AutoTokenizer.from_pretrained("user/name", **options)
 model = AutoModelForCausalLM.from_pretrained("user/name", **options)
-out = model.generate(**tokenizer("The moon", return_tensors="pt"), max_new_tokens=12, do_sample=False, eos_token_id=None)
+inputs = tokenizer("The moon", return_tensors="pt")
+out = model.generate(**inputs, max_new_tokens=12, do_sample=False, eos_token_id=None)
 assert out.shape == (1, 20)
 print(tokenizer.decode(out[0]))
 write = pipeline("text-generation", model="user/name", trust_remote_code=True)

@@ -1,0 +1,98 @@
+"""The checkpoints in the repository are what their records say, and complete."""
+
+import json
+import math
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+
+from space.writer import CHECKPOINTS, EVOLUTION
+from tests.conftest import PROJECT
+from training.corpora import load_corpus
+from training.evaluate import validation_loss
+
+NAMES = [f"poetry-{step}" for step in EVOLUTION] + ["oz-modern"]
+every = pytest.mark.parametrize("name", NAMES)
+
+
+def load(name: str, **options):
+    return AutoModelForCausalLM.from_pretrained(CHECKPOINTS / name, **options).eval()
+
+
+def record_of(name: str) -> dict:
+    return json.loads((CHECKPOINTS / name / "run.json").read_text(encoding="utf-8"))
+
+
+def test_nothing_else_is_shipped_and_all_is_small():
+    files = [path for path in CHECKPOINTS.rglob("*") if path.is_file()]
+    assert {path.relative_to(CHECKPOINTS).parts[0] for path in files} == set(NAMES)
+    assert sum(path.stat().st_size for path in files) < 10e6
+    assert {path.suffix for path in files} <= {".json", ".safetensors", ".py", ".md"}
+
+
+@every
+def test_the_code_beside_the_weights_is_the_projects(name):
+    """When this fails, `make checkpoints` writes the code anew."""
+    shipped = {path.name: path.read_text() for path in (CHECKPOINTS / name).glob("*.py")}
+    ours = {path.name: path.read_text() for path in (PROJECT / "modeling").glob("*.py")}
+    assert set(shipped) == set(ours) - {"__init__.py", "presets.py"}
+    assert all(shipped[file] == ours[file] for file in shipped)
+
+
+@every
+def test_record_is_of_this_checkpoint(name):
+    record, model = record_of(name), load(name)
+    assert record["finished"]
+    assert record["parameters"] == model.num_parameters()
+    assert f"{record['corpus']['name']}-{record['recipe']['preset']}" == name
+    assert record["first_validation_loss"] == pytest.approx(math.log(model.config.vocab_size), abs=0.2)
+
+
+@every
+def test_stored_in_half_and_computed_in_single_precision(name):
+    assert {w.dtype for w in load_file(CHECKPOINTS / name / "model.safetensors").values()} == {torch.float16}
+    assert load(name).dtype == torch.float32
+
+
+@every
+def test_eager_sdpa_and_cache_agree(name):
+    tokenizer = AutoTokenizer.from_pretrained(CHECKPOINTS / name)
+    eager, sdpa = load(name, attn_implementation="eager"), load(name, attn_implementation="sdpa")
+    batch = tokenizer(["The moon upon", "O sea"], padding=True, return_tensors="pt")
+    logits = eager(**batch).logits
+    real = batch["attention_mask"].bool()
+    torch.testing.assert_close(logits[real], sdpa(**batch).logits[real], atol=1e-4, rtol=1e-4)
+    ids = batch["input_ids"][:1]
+    cache = DynamicCache(config=sdpa.config)
+    steps = [sdpa(ids[:, t : t + 1], past_key_values=cache, use_cache=True).logits for t in range(ids.shape[1])]
+    torch.testing.assert_close(torch.cat(steps, 1), sdpa(ids).logits, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.corpora
+@every
+def test_validation_loss_is_the_recorded_one(corpora, name):
+    """Half precision costs less than a thousandth of a nat."""
+    record = record_of(name)
+    corpus = load_corpus(record["corpus"]["name"])
+    assert corpus.sha256 == record["corpus"]["sha256"]
+    loss = validation_loss(load(name), AutoTokenizer.from_pretrained(CHECKPOINTS / name), corpus.validation)
+    assert loss == pytest.approx(record["best_validation_loss"], abs=1e-3)
+
+
+def test_shipped_checkpoints_load_where_the_project_is_not(outside):
+    said = outside(
+        f"""
+from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
+for name in {NAMES}:
+    folder = {str(CHECKPOINTS)!r} + "/" + name
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
+    inputs = tokenizer("The moon", return_tensors="pt")
+    print(tokenizer.decode(model.generate(**inputs, max_new_tokens=10)[0]))
+    write = pipeline("text-generation", model=folder, tokenizer=folder, trust_remote_code=True)
+    print(write("The moon")[0]["generated_text"])
+"""
+    )
+    assert said.count("The moon") == 2 * len(NAMES)
