@@ -2,16 +2,20 @@
 
 python -m training.results                       # from the checkpoints in the repository
 python -m training.results runs/a runs/b         # print the table of these runs instead
+python -m training.results --seeds runs/a runs/b # the same, the seeds of one recipe in one row
 """
 
 import argparse
 import json
 from pathlib import Path
+from statistics import mean
 
 from training.command import UserError, run_command
 
 PROJECT = Path(__file__).parent.parent
 BEGIN, END = "<!-- results: written by python -m training.results -->", "<!-- end of results -->"
+# Runs that share these are seeds of one another; how often they were scored or saved does not matter.
+DECISIVE = ("preset", "model", "context", "steps", "batch_size", "optimizer", "learning_rate", "matrix_learning_rate")
 SAMPLE = 70  # characters of a sample in the table
 # The order of the evolution; other runs follow by name.
 ORDER = ("bigram", "single-head", "multi-head", "gpt", "modern")
@@ -45,6 +49,22 @@ def table(records: list[tuple[str, dict]]) -> str:
     return "\n".join(rows)
 
 
+def seeds_table(records: list[tuple[str, dict]]) -> str:
+    """One row for the runs that differ by their seed alone: mean, lowest and highest loss."""
+    groups: dict[str, list[dict]] = {}
+    for _, record in records:
+        recipe = {k: v for k, v in record["recipe"].items() if k in DECISIVE}
+        groups.setdefault(json.dumps([record["corpus"]["name"], recipe]), []).append(record)
+    rows = ["| corpus | preset | parameters | seeds | loss, mean | lowest | highest |", "|---|---|--:|--:|--:|--:|--:|"]
+    for group in groups.values():
+        first, losses = group[0], [record["best_validation_loss"] for record in group]
+        rows.append(
+            f"| {first['corpus']['name']} | `{first['recipe']['preset']}` | {first['parameters']:,} | {len(group)} | "
+            f"**{mean(losses):.4f}** | {min(losses):.4f} | {max(losses):.4f} |"
+        )
+    return "\n".join(rows)
+
+
 def one_line(sample: str) -> str:
     """The beginning of a sample on one line, safe inside a table."""
     line = " / ".join(part.strip() for part in sample.strip().splitlines() if part.strip())[:SAMPLE].rstrip()
@@ -54,9 +74,10 @@ def one_line(sample: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="*", type=Path, help="folders with a run.json")
-    runs = parser.parse_args().runs
-    if runs:
-        print(table(read_records(runs)))
+    parser.add_argument("--seeds", action="store_true", help="put runs that differ by their seed alone into one row")
+    arguments = parser.parse_args()
+    if arguments.runs:
+        print((seeds_table if arguments.seeds else table)(read_records(arguments.runs)))
         return
     readme = PROJECT / "README.md"
     text = readme.read_text(encoding="utf-8")

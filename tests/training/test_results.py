@@ -36,5 +36,7 @@ def test_command_prints_the_table_of_other_runs(trained, tmp_path):
     said = run("-m", "training.results", trained).stdout
     loss = json.loads((trained / "run.json").read_text())["best_validation_loss"]
     assert f"**{loss:.4f}**" in said
+    seeds = run("-m", "training.results", "--seeds", trained, trained).stdout
+    assert f"| 2 | **{loss:.4f}** | {loss:.4f} | {loss:.4f} |" in seeds
     with pytest.raises(UserError, match=r"no run\.json"):
         results.read_records([tmp_path])
