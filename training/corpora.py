@@ -76,6 +76,14 @@ class Corpus:
     text: str
 
     @property
+    def source(self) -> str:
+        """Where the text comes from, for the card of a model that was trained on it."""
+        if self.name == "sampler":
+            return "verse written for the project"
+        works = [WORKS[part] for part in COLLECTIONS.get(self.name, (self.name,)) if part in WORKS]
+        return "; ".join(f"{w.title}, Project Gutenberg #{w.number}" for w in works) or "a text of the trainer's own"
+
+    @property
     def sha256(self) -> str:
         return hashlib.sha256(self.text.encode()).hexdigest()
 

@@ -52,12 +52,13 @@ main()
 """
 
 
-def prepare_model(checkpoint: Path, folder: Path, name: str, half: bool) -> None:
+def prepare_model(checkpoint: Path, folder: Path, name: str, half: bool, license: str = "apache-2.0") -> None:
     """Write the folder of a model repository: weights, tokenizer, code, run record and model card.
 
     Args:
         name: how the card calls the model: its Hub id, or a folder.
         half: store the weights in half precision.
+        license: of the weights, by the Hub's name for it.
 
     Raises:
         UserError: the checkpoint or its run record is missing or damaged, or what was written cannot be loaded.
@@ -78,16 +79,15 @@ def prepare_model(checkpoint: Path, folder: Path, name: str, half: bool) -> None
     with writing(folder) as unfinished:
         save_model(unfinished, model, tokenizer, half)
         shutil.copy(record_path, unfinished / "run.json")
-        model_card(record, name).save(unfinished / "README.md")
+        model_card(record, name, license).save(unfinished / "README.md")
         try_in_fresh_process(TRY_MODEL, unfinished, cwd=None)
 
 
-def model_card(record: dict, name: str) -> ModelCard:
+def model_card(record: dict, name: str, license: str) -> ModelCard:
     """The card of a model, from its run's own record."""
     recipe, corpus = record["recipe"], record["corpus"]
     data = ModelCardData(
-        license="apache-2.0",
-        language="en",
+        license=license,
         library_name="transformers",
         pipeline_tag="text-generation",
         tags=["ozymandias", "character-level", "from-scratch", "custom_code"],
@@ -96,10 +96,12 @@ def model_card(record: dict, name: str) -> ModelCard:
         data,
         template_path=str(CARD),
         name=name,
+        license=license,
         preset=recipe["preset"],
         context=recipe["context"],
         parameters=f"{record['parameters']:,}",
         corpus=corpus["name"],
+        source=corpus["source"],
         characters=f"{corpus['characters']:,}",
         validation_characters=f"{corpus['validation_characters']:,}",
         sha256=corpus["sha256"][:16],
@@ -200,6 +202,7 @@ def main() -> None:
     parser.add_argument("--repo", metavar="USER/NAME", help="the model repository")
     parser.add_argument("--space", metavar="USER/NAME", help="the Space that serves it")
     parser.add_argument("--private", action="store_true", help="make new repositories private (default: public)")
+    parser.add_argument("--license", default="apache-2.0", help="licence of the weights (default %(default)s)")
     parser.add_argument("--half", action="store_true", help="store the weights in half precision (default: as trained)")
     parser.add_argument(
         "--prepare", type=Path, metavar="FOLDER", help="write the model's folder there and send nothing"
@@ -210,7 +213,8 @@ def main() -> None:
     if not arguments.checkpoint.is_dir():
         raise UserError(f"there is no checkpoint at {arguments.checkpoint}; give a folder such as runs/NAME/best.")
     if arguments.prepare:
-        prepare_model(arguments.checkpoint, arguments.prepare, arguments.repo or str(arguments.prepare), arguments.half)
+        name = arguments.repo or str(arguments.prepare)
+        prepare_model(arguments.checkpoint, arguments.prepare, name, arguments.half, arguments.license)
         print(f"prepared and tried: {arguments.prepare}")
         return
     if not arguments.repo:
@@ -219,7 +223,7 @@ def main() -> None:
     published = arguments.checkpoint.parent / "published"
     model_folder, space_folder = published / "model", published / "space"
     if not arguments.upload_only:
-        prepare_model(arguments.checkpoint, model_folder, arguments.repo, arguments.half)
+        prepare_model(arguments.checkpoint, model_folder, arguments.repo, arguments.half, arguments.license)
     elif not model_folder.is_dir():
         raise UserError(f"nothing was prepared yet in {model_folder}; leave --upload-only out.")
     revision = upload(model_folder, arguments.repo, "model", arguments.private)

@@ -17,11 +17,12 @@ from training.command import UserError
 RECIPES = Path(__file__).with_name("recipes")
 
 
-def option(default, help: str):
-    """A recipe field with its one explanation, which `--help` prints."""
+def option(default, help: str, least: float | None = None, choices: tuple | None = None):
+    """A recipe field with its one explanation, which `--help` prints, and the values that it takes."""
+    metadata = {"help": help, "least": least, "choices": choices}
     if isinstance(default, dict | list):
-        return field(default_factory=lambda: type(default)(default), metadata={"help": help})
-    return field(default=default, metadata={"help": help})
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 @dataclass
@@ -33,28 +34,34 @@ class Recipe:
     accept_changed_corpus: bool = option(False, "use a fetched text although it differs from the expected one")
     preset: str = option("modern", "where the model's config starts: bigram, single-head, multi-head, gpt or modern")
     model: dict = option({}, "fields of OzymandiasConfig that differ from the preset, also as --model.FIELD VALUE")
-    context: int = option(64, "tokens that the model sees at once (max_position_embeddings)")
-    steps: int = option(2000, "optimizer steps")
-    batch_size: int = option(12, "windows of `context` tokens in each optimizer step, over all processes together")
-    gradient_accumulation_steps: int = option(1, "parts that each process splits its share of a batch into")
-    optimizer: str = option("adamw", "adamw, or muon (Muon for the blocks' matrices, AdamW for the rest)")
-    learning_rate: float = option(1e-3, "peak learning rate of AdamW")
-    matrix_learning_rate: float = option(0.02, "peak learning rate of Muon")
-    weight_decay: float = option(0.1, "decoupled weight decay on matrices")
+    context: int = option(64, "tokens that the model sees at once (max_position_embeddings)", least=2)
+    steps: int = option(2000, "optimizer steps", least=1)
+    batch_size: int = option(
+        12, "windows of `context` tokens in each optimizer step, over all processes together", least=1
+    )
+    gradient_accumulation_steps: int = option(1, "parts that each process splits its share of a batch into", least=1)
+    optimizer: str = option(
+        "adamw", "adamw, or muon (Muon for the blocks' matrices, AdamW for the rest)", choices=("adamw", "muon")
+    )
+    learning_rate: float = option(1e-3, "peak learning rate of AdamW", least=0)
+    matrix_learning_rate: float = option(0.02, "peak learning rate of Muon", least=0)
+    weight_decay: float = option(0.1, "decoupled weight decay on matrices", least=0)
     beta1: float = option(0.9, "AdamW's decay of the first moment")
     beta2: float = option(0.99, "AdamW's decay of the second moment")
-    warmup_steps: int = option(100, "steps over which the learning rate rises from 0")
+    warmup_steps: int = option(100, "steps over which the learning rate rises from 0", least=0)
     decay_share: float = option(0.8, "share of the steps, at the end, over which the learning rate falls to 0")
-    gradient_clip: float = option(1.0, "largest norm of the gradient; 0 does not clip")
-    mixed_precision: str | None = option(None, "no, fp16 or bf16; null takes what `accelerate launch` says")
+    gradient_clip: float = option(1.0, "largest norm of the gradient; 0 does not clip", least=0)
+    mixed_precision: str | None = option(
+        None, "no, fp16 or bf16; null takes what `accelerate launch` says", choices=(None, "no", "fp16", "bf16")
+    )
     seed: int = option(1, "seed of the weights, the batches and the dropout")
-    evaluate_every: int = option(250, "steps between scores of the whole validation split")
-    patience: int = option(0, "stop after that many scores without a better one; 0 never stops")
-    checkpoint_every: int = option(250, "steps between checkpoints to resume from")
-    keep_checkpoints: int = option(2, "how many of them are kept")
-    log_every: int = option(10, "steps between lines in metrics.jsonl")
+    evaluate_every: int = option(250, "steps between scores of the whole validation split", least=1)
+    patience: int = option(0, "stop after that many scores without a better one; 0 never stops", least=0)
+    checkpoint_every: int = option(250, "steps between checkpoints to resume from", least=1)
+    keep_checkpoints: int = option(2, "how many of them are kept", least=1)
+    log_every: int = option(10, "steps between lines in metrics.jsonl", least=1)
     sample_prompt: str = option("\n", "the text that the sample at each evaluation goes on from")
-    sample_length: int = option(200, "tokens of that sample")
+    sample_length: int = option(200, "tokens of that sample", least=0)
     trackers: list = option([], "trackers of Accelerate besides metrics.jsonl: trackio, tensorboard ...")
     expected_loss: float | None = option(None, "the validation loss that this recipe has reached")
     expected_sample: str = option("", "what a model of this loss writes")
@@ -62,23 +69,6 @@ class Recipe:
 
 FIELDS = {f.name: f for f in dataclasses.fields(Recipe)}
 TYPES = typing.get_type_hints(Recipe)
-MINIMA = {
-    "context": 2,
-    "steps": 1,
-    "batch_size": 1,
-    "gradient_accumulation_steps": 1,
-    "warmup_steps": 0,
-    "gradient_clip": 0,
-    "evaluate_every": 1,
-    "patience": 0,
-    "checkpoint_every": 1,
-    "keep_checkpoints": 1,
-    "log_every": 1,
-    "sample_length": 0,
-    "learning_rate": 0,
-    "matrix_learning_rate": 0,
-    "weight_decay": 0,
-}
 TYPE_NAMES = {
     int: "a whole number",
     float: "a number",
@@ -88,7 +78,6 @@ TYPE_NAMES = {
     list: "a list",
     type(None): "null",
 }
-CHOICES = {"optimizer": ("adamw", "muon"), "mixed_precision": (None, "no", "fp16", "bf16")}
 
 
 def load_recipe(name: str, overrides: list[tuple[str, str]] = ()) -> Recipe:
@@ -150,12 +139,15 @@ def check_field(name: str, values: dict) -> str:
     values[name] = value = convert(given, accepted)
     if type(value) not in accepted:
         return f"must be {' or '.join(TYPE_NAMES[t] for t in accepted)}, and is {given!r}"
-    if name in MINIMA and value < MINIMA[name]:
-        return f"must be at least {MINIMA[name]}, and is {given!r}"
-    if name in CHOICES and value not in CHOICES[name]:
-        return f"must be one of {', '.join(map(str, CHOICES[name]))}, and is {given!r}"
+    least, choices = FIELDS[name].metadata["least"], FIELDS[name].metadata["choices"]
+    if least is not None and value < least:
+        return f"must be at least {least}, and is {given!r}"
+    if choices and value not in choices:
+        return f"must be one of {', '.join(map(str, choices))}, and is {given!r}"
     if name == "decay_share" and not 0 < value <= 1:
         return f"must be above 0 and at most 1, and is {given!r}"
+    if name == "sample_prompt" and not value:
+        return "must have at least one character, such as a line end"
     return ""
 
 

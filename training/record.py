@@ -85,6 +85,7 @@ class RunRecord(Progress):
         self.folder, self.recipe, self.parameters, self.accelerator = folder, recipe, parameters, accelerator
         self.corpus = {
             "name": corpus.name,
+            "source": corpus.source,
             "sha256": corpus.sha256,
             "characters": len(corpus.text),
             "distinct_characters": len(set(corpus.text)),

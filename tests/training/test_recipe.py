@@ -56,6 +56,7 @@ def test_file_may_say_no(tmp_path):
         ({"accept_changed_corpus": "2"}, ["accept_changed_corpus", "true or false"]),
         ({"optimizer": "sgd"}, ["optimizer", "adamw", "sgd"]),
         ({"decay_share": "0"}, ["decay_share"]),
+        ({"sample_prompt": ""}, ["sample_prompt", "character"]),
         ({"steps": "x", "context": "y"}, ["steps", "context"]),  # all that is wrong, at once
     ],
 )
