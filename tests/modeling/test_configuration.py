@@ -50,6 +50,12 @@ def test_changed_config_is_checked_again_when_saved(tmp_path):
         config.save_pretrained(tmp_path)
 
 
+def test_feed_forwards_have_the_same_number_of_weights():
+    assert OzymandiasConfig(hidden_size=128).intermediate_size == 512
+    assert OzymandiasConfig(hidden_size=128, feed_forward_type="gated").intermediate_size == 344
+    assert OzymandiasConfig(hidden_size=96, feed_forward_type="gated").intermediate_size == 256
+
+
 def test_unknown_preset_names_the_known():
     with pytest.raises(ValueError, match="single-head"):
         preset_config("quad-head")
