@@ -36,4 +36,5 @@ def build_character_tokenizer(text: str) -> PreTrainedTokenizerFast:
         pad_token=PADDING,
         padding_side="left",  # generation continues at the right end
         clean_up_tokenization_spaces=False,  # "a ." and "a." are different texts
+        split_special_tokens=True,  # a text that says "<|end|>" is text, and ends nothing
     )
