@@ -44,7 +44,8 @@ class OzymandiasConfig(PreTrainedConfig):
         num_key_value_heads: key and value heads (`kv_heads`); `None` means as many as query heads, fewer is
             grouped-query attention, 1 is multi-query attention.
         head_dim: width of one head; `None` means `hidden_size / num_attention_heads`.
-        intermediate_size: width of the feed-forward's inner layer; `None` means `4 * hidden_size`.
+        intermediate_size: width of the feed-forward's inner layer; `None` means `4 * hidden_size`, or, with as many
+            weights, `8 / 3 * hidden_size` for a gated one.
         feed_forward_type: `"none"`, `"mlp"` (two matrices) or `"gated"` (three, GLU).
         hidden_act: the non-linearity of the feed-forward: `"relu"`, `"gelu"`, `"relu2"` (squared) or `"silu"`.
         position_type: `"none"`, `"learned"` (a table, added) or `"rotary"` (queries and keys turned).
@@ -57,7 +58,6 @@ class OzymandiasConfig(PreTrainedConfig):
         attention_bias: biases on the query, key, value and output projections.
         mlp_bias: biases in the feed-forward.
         tie_word_embeddings: use the token embeddings as the output matrix.
-        zero_init_outputs: start the last matrix of every sublayer at zero, so that each block begins as the identity.
         initializer_range: standard deviation of the initial weights.
         attention_dropout: dropout on the attention weights.
         hidden_dropout: dropout on the embeddings and on each sublayer's output.
@@ -96,7 +96,6 @@ class OzymandiasConfig(PreTrainedConfig):
     attention_bias: bool = False
     mlp_bias: bool = False
     tie_word_embeddings: bool = True
-    zero_init_outputs: bool = False
     initializer_range: float = 0.02
     attention_dropout: float | int = 0.0
     hidden_dropout: float | int = 0.0
@@ -124,7 +123,9 @@ class OzymandiasConfig(PreTrainedConfig):
                 )
             self.head_dim = self.hidden_size // self.num_attention_heads
         if self.intermediate_size is None:
-            self.intermediate_size = 4 * self.hidden_size
+            # A gated feed-forward has three matrices in place of two: two thirds of the width, in steps of 8.
+            gated = self.feed_forward_type == "gated"
+            self.intermediate_size = -(-self.hidden_size // 3) * 8 if gated else 4 * self.hidden_size
         # transformers fills `rope_parameters` in for every config that has the field; only rotary positions read it.
         rotary = self.position_type == "rotary"
         if self.rope_parameters and not rotary:

@@ -25,10 +25,12 @@ class OzymandiasBlock(GradientCheckpointingLayer):
         norm = NORMS[config.norm_type]
         self.attention_norm = norm(config.hidden_size, config.norm_eps)
         self.attention = OzymandiasAttention(config, layer_idx)
+        self.attention.o_proj.writes_residual = config.use_residual  # read where the weights are initialised
         self.feed_forward = None
         if config.feed_forward_type != "none":
             self.feed_forward_norm = norm(config.hidden_size, config.norm_eps)
             self.feed_forward = FEED_FORWARDS[config.feed_forward_type](config)
+            self.feed_forward.down_proj.writes_residual = config.use_residual
         self.dropout = nn.Dropout(config.hidden_dropout)
         self.use_residual = config.use_residual
 

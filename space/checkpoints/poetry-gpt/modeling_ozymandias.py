@@ -56,24 +56,18 @@ class OzymandiasPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module):
         """Normal weights of `initializer_range`; the matrices that write into the residual stream begin smaller.
 
-        They begin at zero with `zero_init_outputs`, and otherwise, as there are two for each block whose variances add
-        up, divided by `sqrt(2 * num_hidden_layers)` (GPT-2: Radford et al., 2019, section 2.3).
+        There are two of them in each block and their variances add up, so that theirs is divided by
+        `2 * num_hidden_layers` (GPT-2: Radford et al., 2019, section 2.3). Called for modules with weights of their
+        own only: transformers passes over the others where the code is not its own.
         """
         super()._init_weights(module)
         if isinstance(module, LayerNorm | RMSNorm):
             init.ones_(module.weight)
             if isinstance(module, LayerNorm):
                 init.zeros_(module.bias)
-        elif isinstance(module, OzymandiasBlock):
-            outputs = [module.attention.o_proj]
-            if module.feed_forward is not None:
-                outputs.append(module.feed_forward.down_proj)
-            for projection in outputs:
-                if self.config.zero_init_outputs:
-                    init.zeros_(projection.weight)
-                elif self.config.use_residual:
-                    std = self.config.initializer_range / (2 * self.config.num_hidden_layers) ** 0.5
-                    init.normal_(projection.weight, mean=0.0, std=std)
+        elif getattr(module, "writes_residual", False):
+            std = self.config.initializer_range / (2 * self.config.num_hidden_layers) ** 0.5
+            init.normal_(module.weight, mean=0.0, std=std)
 
     def save_pretrained(self, save_directory, **kwargs):
         """Save with code and an `auto_map` that names every class; by itself transformers names the saved one alone."""
@@ -182,8 +176,9 @@ class OzymandiasForCausalLM(OzymandiasPreTrainedModel, GenerationMixin):
 
     ```python
     >>> from transformers import AutoModelForCausalLM, AutoTokenizer
-    >>> tokenizer = AutoTokenizer.from_pretrained("space/checkpoints/poetry-modern")
-    >>> model = AutoModelForCausalLM.from_pretrained("space/checkpoints/poetry-modern", trust_remote_code=True)
+    >>> folder = "space/checkpoints/poetry-modern"
+    >>> tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+    >>> model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
     >>> inputs = tokenizer("The desert", return_tensors="pt")
     >>> print(tokenizer.decode(model.generate(**inputs, max_new_tokens=40)[0]))
     ```
