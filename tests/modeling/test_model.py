@@ -243,6 +243,53 @@ def test_compiles_into_one_graph():
         torch.testing.assert_close(compiled(ids(1, 16)).logits, model(ids(1, 16)).logits, **CLOSE)
 
 
+OPTIONS = {
+    "sinusoidal": {"position_type": "sinusoidal"},
+    "post-norm": {"position_type": "learned", "norm_placement": "post", "norm_type": "layer_norm"},
+    "sliding": {"sliding_window": 4},
+    "sliding-and-full": {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"] * 2},
+    "soft-capped": {"final_logit_softcapping": 3.0},
+    "mixture": {"feed_forward_type": "moe", "num_local_experts": 4, "intermediate_size": 64},
+}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_keeps_the_contract(option, tmp_path):
+    """Eager equals sdpa, cached equals uncached, padded equals unpadded, saved equals loaded."""
+    eager, model = build("modern", "eager", **OPTIONS[option]), build("modern", **OPTIONS[option])
+    x = ids(2, 14)
+    torch.testing.assert_close(eager(x).logits, model(x).logits, **CLOSE)
+    cache = DynamicCache(config=model.config)
+    steps = [model(x[:, t : t + 1], past_key_values=cache, use_cache=True).logits for t in range(14)]
+    torch.testing.assert_close(torch.cat(steps, 1), model(x, use_cache=False).logits, **CLOSE)
+    settings = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": None}
+    plain = model.generate(x[:1], use_cache=False, **settings)
+    assert torch.equal(model.generate(x[:1], **settings), plain)
+    assert torch.equal(model.generate(x[:1], cache_implementation="static", **settings), plain)
+    padded = torch.cat((torch.full((1, 3), 2), x[:1]), 1)
+    assert torch.equal(model.generate(padded, attention_mask=(padded != 2).long(), **settings)[:, 3:], plain)
+    model.save_pretrained(tmp_path)
+    assert torch.equal(AutoModelForCausalLM.from_pretrained(tmp_path).eval()(x).logits, model(x).logits)
+    model.train()
+    model(x, labels=x).loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_a_window_sees_as_far_as_it_says():
+    model = build("modern", num_hidden_layers=1, sliding_window=4)
+    one, other = ids(1, 12), ids(1, 12)
+    other[0, 5] = one[0, 5] % 50 + 4
+    differs = (model(one).logits - model(other).logits).abs().amax(-1)[0] > 1e-6
+    assert differs.tolist() == [5 <= t < 9 for t in range(12)]
+
+
+def test_soft_cap_bounds_the_logits_and_keeps_their_order():
+    capped, plain = build("modern", final_logit_softcapping=3.0), build("modern")
+    x = ids(1, 9)
+    assert capped(x).logits.abs().max() < 3
+    torch.testing.assert_close(capped(x).logits, 3 * torch.tanh(plain(x).logits / 3))
+
+
 def test_config_of_a_model_is_any_combination():
     """Parts are chosen by fields, so a mixture that no preset has works too."""
     config = OzymandiasConfig(

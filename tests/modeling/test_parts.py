@@ -1,14 +1,17 @@
 """Each part against its formula: another way of computing it, or a property that the paper states."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
 from modeling import OzymandiasConfig
 from modeling.attention import OzymandiasAttention, eager_attention_forward
-from modeling.feed_forward import MLP, GatedMLP, squared_relu
+from modeling.blocks import OzymandiasBlock
+from modeling.feed_forward import MLP, GatedMLP, MixtureOfExperts, load_balancing_loss, squared_relu
 from modeling.normalization import LayerNorm, RMSNorm
-from modeling.positions import LearnedPositions, RotaryEmbedding, rotate
+from modeling.positions import LearnedPositions, RotaryEmbedding, SinusoidalPositions, rotate
 
 
 def test_layer_norm_is_torchs():
@@ -126,3 +129,69 @@ def test_query_key_norm_bounds_the_scores():
     key = attention.k_norm(attention.k_proj(x).view(1, 6, -1, config.head_dim))
     scores = torch.einsum("bqhd,bkhd->bhqk", query, key) * attention.scaling
     assert scores.abs().max() <= config.head_dim**0.5 + 1e-3
+
+
+def mixture(**fields) -> MixtureOfExperts:
+    torch.manual_seed(0)
+    return MixtureOfExperts(OzymandiasConfig(feed_forward_type="moe", hidden_act="silu", hidden_size=16, **fields))
+
+
+def test_mixture_is_its_formula_token_by_token():
+    moe = mixture(num_local_experts=4, num_experts_per_tok=2)
+    x = torch.randn(2, 5, 16)
+    for row, expected_row in zip(moe(x).flatten(0, 1), x.flatten(0, 1), strict=True):
+        shares = moe.router(expected_row).softmax(-1)
+        best = shares.topk(2).indices
+        expected = sum(shares[e] / shares[best].sum() * moe.experts[e](expected_row) for e in best.tolist())
+        torch.testing.assert_close(row, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_expert_without_a_token_causes_no_nan():
+    moe = mixture(num_local_experts=4, num_experts_per_tok=1)
+    with torch.no_grad():
+        moe.router.weight[:] = 0
+        moe.router.weight[2] = 10.0
+    x = torch.rand(1, 6, 16)
+    moe(x).sum().backward()
+    gradients = [moe.experts[e].down_proj.weight.grad for e in range(4)]
+    assert all(g is not None and g.isfinite().all() for g in gradients)
+    assert [bool(g.abs().sum() > 0) for g in gradients] == [False, False, True, False]
+
+
+def test_load_balancing_loss_is_least_when_experts_share_evenly():
+    even = torch.eye(4).repeat(8, 1) * 50  # 32 tokens, 8 for each of 4 experts
+    assert load_balancing_loss((even, even), 1) == pytest.approx(1.0)
+    crowded = torch.eye(4)[0].repeat(32, 1) * 50
+    assert load_balancing_loss((crowded,), 1) == pytest.approx(4.0)
+    mask = torch.ones(1, 32)
+    mask[0, 16:] = 0
+    half = torch.cat((even[:16], crowded[16:]))
+    assert load_balancing_loss((half,), 1, mask) == pytest.approx(1.0)
+
+
+def test_sinusoidal_positions_are_the_papers():
+    config = OzymandiasConfig(position_type="sinusoidal", hidden_size=6, num_attention_heads=2)
+    waves, rotation = SinusoidalPositions(config)(torch.zeros(1, 3, 6), torch.arange(3).unsqueeze(0))
+    assert rotation is None
+    for t in range(3):
+        for i in range(3):
+            angle = t / 10000 ** (2 * i / 6)
+            assert waves[0, t, 2 * i] == pytest.approx(math.sin(angle), abs=1e-6)
+            assert waves[0, t, 2 * i + 1] == pytest.approx(math.cos(angle), abs=1e-6)
+
+
+def test_a_norm_stands_before_or_after_its_sublayer():
+    x = torch.randn(1, 4, 128)
+    for placement in ("pre", "post"):
+        torch.manual_seed(0)
+        config = OzymandiasConfig(norm_placement=placement)
+        config._attn_implementation = "eager"
+        block = OzymandiasBlock(config, 0)
+        attend, feed = lambda h, block=block: block.attention(h)[0], block.feed_forward
+        if placement == "pre":
+            h = x + attend(block.attention_norm(x))
+            expected = h + feed(block.feed_forward_norm(h))
+        else:
+            h = block.attention_norm(x + attend(x))
+            expected = block.feed_forward_norm(h + feed(h))
+        torch.testing.assert_close(block(x), expected)
