@@ -1,0 +1,172 @@
+"""Parity in numbers with the models of transformers, in both directions."""
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MixtralConfig, Qwen3Config
+
+from modeling import OzymandiasForCausalLM, preset_config
+from modeling.conversion import from_transformers, to_transformers
+from modeling.families import FAMILIES
+from tests.conftest import run
+from tokenizer import build_character_tokenizer
+
+SMALL = {"vocab_size": 61, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+LLAMA = {**SMALL, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3, "num_attention_heads": 6}
+NATIVE = {
+    "gpt2": GPT2Config(**SMALL, n_embd=48, n_layer=3, n_head=6, n_positions=64),
+    "gpt2-untied-relu": GPT2Config(
+        **SMALL, n_embd=48, n_layer=2, n_head=4, n_inner=100, activation_function="relu", tie_word_embeddings=False
+    ),
+    "llama": LlamaConfig(**LLAMA, num_key_value_heads=2, max_position_embeddings=64),
+    "llama-biased-tied-llama3-rope": LlamaConfig(
+        **LLAMA,
+        attention_bias=True,
+        mlp_bias=True,
+        tie_word_embeddings=True,
+        rope_parameters={
+            "rope_type": "llama3",
+            "rope_theta": 5e5,
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 32,
+        },
+    ),
+    "llama-yarn": LlamaConfig(
+        **LLAMA,
+        max_position_embeddings=128,
+        rope_parameters={
+            "rope_type": "yarn",
+            "rope_theta": 1e4,
+            "factor": 4.0,
+            "original_max_position_embeddings": 32,
+        },
+    ),
+    "mixtral": MixtralConfig(
+        **LLAMA,
+        num_key_value_heads=2,
+        head_dim=8,
+        num_local_experts=4,
+        max_position_embeddings=64,
+    ),
+    "qwen3": Qwen3Config(
+        **LLAMA, num_key_value_heads=1, head_dim=16, rope_parameters={"rope_type": "default", "rope_theta": 1e6}
+    ),
+}
+families = pytest.mark.parametrize("name", NATIVE)
+
+
+def native(name: str):
+    """A model with weights large enough that every part of it shows in the logits."""
+    config = NATIVE[name]
+    torch.manual_seed(0)
+    model = FAMILIES[config.model_type].native(config).eval()
+    with torch.no_grad():
+        for parameter, weight in model.named_parameters():
+            centre = 1.0 if weight.ndim == 1 and "weight" in parameter else 0.0
+            weight.normal_(centre, 0.2)
+    return model
+
+
+def padded_batch() -> dict:
+    ids = torch.randint(3, 61, (3, 20), generator=torch.Generator().manual_seed(1))
+    mask = torch.ones_like(ids)
+    mask[1, :7] = 0
+    mask[2, :13] = 0
+    return {"input_ids": ids, "attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
+
+
+def difference(one, other, batch: dict) -> float:
+    seen = batch["attention_mask"].bool()
+    with torch.no_grad():
+        return float((one(**batch).logits[seen] - other(**batch).logits[seen]).abs().max())
+
+
+@families
+def test_logits_and_greedy_text_are_the_natives(name):
+    theirs = native(name)
+    ours = from_transformers(theirs)
+    batch = padded_batch()
+    largest = difference(theirs, ours, batch)
+    print(f"{name}: largest difference {largest:.2e}")
+    assert largest < 1e-5
+    del batch["position_ids"]
+    settings = {"max_new_tokens": 20, "do_sample": False, "eos_token_id": None}
+    assert torch.equal(theirs.generate(**batch, **settings), ours.generate(**batch, **settings))
+
+
+@families
+def test_round_trip_keeps_weights_and_logits(name):
+    theirs = native(name)
+    ours = from_transformers(theirs)
+    back = to_transformers(ours)
+    assert type(back) is type(theirs)
+    one, other = theirs.state_dict(), back.state_dict()
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[key], other[key]) for key in one)
+    again = from_transformers(back)
+    assert {**again.config.to_dict(), "dtype": None} == {**ours.config.to_dict(), "dtype": None}
+    assert difference(again, ours, padded_batch()) == 0
+
+
+def test_trained_architectures_of_ours_run_without_our_code(tmp_path, outside):
+    """A Llama-shaped checkpoint is exported, and transformers alone gives its logits."""
+    tokenizer = build_character_tokenizer("the moon upon the water")
+    fields = {"feed_forward_type": "gated", "hidden_act": "silu", "vocab_size": len(tokenizer), "pad_token_id": 2}
+    for qk_norm, name in ((False, "LlamaForCausalLM"), (True, "Qwen3ForCausalLM")):
+        torch.manual_seed(0)
+        model = OzymandiasForCausalLM(preset_config("modern", use_qk_norm=qk_norm, **fields)).eval()
+        model.save_pretrained(tmp_path / "ours")
+        tokenizer.save_pretrained(tmp_path / "ours")
+        said = run("-m", "modeling.conversion", tmp_path / "ours", tmp_path / name).stdout
+        assert name in said
+        torch.save(model(**tokenizer("the moon", return_tensors="pt")).logits, tmp_path / "logits.pt")
+        outside(
+            f"""
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+folder = {str(tmp_path / name)!r}
+model = AutoModelForCausalLM.from_pretrained(folder)
+assert type(model).__name__ == {name!r}
+inputs = AutoTokenizer.from_pretrained(folder)("the moon", return_tensors="pt")
+expected = torch.load({str(tmp_path / "logits.pt")!r})
+assert (model(**inputs).logits - expected).abs().max() < 1e-5
+"""
+        )
+        back = run("-m", "modeling.conversion", tmp_path / name, tmp_path / f"{name}-back").stdout
+        assert "OzymandiasForCausalLM" in back
+        loaded = AutoModelForCausalLM.from_pretrained(tmp_path / f"{name}-back").eval()
+        logits = loaded(**tokenizer("the moon", return_tensors="pt")).logits
+        assert torch.equal(logits, model(**tokenizer("the moon", return_tensors="pt")).logits)
+
+
+@pytest.mark.parametrize("preset", ["bigram", "single-head", "gpt"])
+def test_what_no_native_class_expresses_is_told_by_option(preset):
+    model = OzymandiasForCausalLM(preset_config(preset, vocab_size=20))
+    with pytest.raises(ValueError, match=r"gpt2 by .*attention_bias=False.*llama by .*position_type"):
+        to_transformers(model)
+
+
+def test_options_that_we_do_not_have_are_refused_by_name():
+    config = Qwen3Config(**LLAMA, head_dim=8, use_sliding_window=True, sliding_window=4, max_window_layers=0)
+    sliding = FAMILIES["qwen3"].native(config)
+    with pytest.raises(ValueError, match="use_sliding_window=True of qwen3"):
+        from_transformers(sliding)
+    config = GPT2Config(**SMALL, n_embd=8, n_layer=1, n_head=1, scale_attn_by_inverse_layer_idx=True)
+    scaled = FAMILIES["gpt2"].native(config)
+    with pytest.raises(ValueError, match="scale_attn_by_inverse_layer_idx"):
+        from_transformers(scaled)
+    with pytest.raises(ValueError, match="OzymandiasForCausalLM cannot be converted"):
+        from_transformers(OzymandiasForCausalLM(preset_config("gpt", vocab_size=20)))
+
+
+def test_mixtures_balance_their_load_as_mixtral_does():
+    theirs = native("mixtral")
+    ours = from_transformers(theirs)
+    batch = padded_batch()
+    labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+    one, other = (model(**batch, labels=labels, output_router_logits=True) for model in (theirs, ours))
+    torch.testing.assert_close(one.aux_loss, other.aux_loss)
+    torch.testing.assert_close(one.loss, other.loss)
+    for a, b in zip(one.router_logits, other.router_logits, strict=True):
+        torch.testing.assert_close(a, b)
