@@ -25,7 +25,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
-import modeling  # noqa: F401  makes Ozymandias known to the Auto classes
+from modeling.verify import as_table, certify
 from training.checkpoints import save_model, writing
 from training.command import UserError, run_command
 
@@ -79,12 +79,13 @@ def prepare_model(checkpoint: Path, folder: Path, name: str, half: bool, license
     with writing(folder) as unfinished:
         save_model(unfinished, model, tokenizer, half)
         shutil.copy(record_path, unfinished / "run.json")
-        model_card(record, name, license).save(unfinished / "README.md")
+        certificate = as_table(certify(AutoModelForCausalLM.from_pretrained(unfinished), tokenizer))
+        model_card(record, name, license, certificate).save(unfinished / "README.md")
         try_in_fresh_process(TRY_MODEL, unfinished, cwd=None)
 
 
-def model_card(record: dict, name: str, license: str) -> ModelCard:
-    """The card of a model, from its run's own record."""
+def model_card(record: dict, name: str, license: str, certificate: str) -> ModelCard:
+    """The card of a model, from its run's own record and the table of `modeling.verify`."""
     recipe, corpus = record["recipe"], record["corpus"]
     data = ModelCardData(
         license=license,
@@ -112,6 +113,7 @@ def model_card(record: dict, name: str, license: str) -> ModelCard:
         first=f"{record['first_validation_loss']:.4f}",
         best=f"{record['best_validation_loss']:.4f}",
         versions=", ".join(f"{library} {version}" for library, version in record["versions"].items()),
+        certificate=certificate,
         sample="\n".join(f"    {line}" for line in record["sample"].strip().splitlines()),
     )
 

@@ -2,11 +2,13 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers.dynamic_module_utils import get_relative_import_files
 
 from space.writer import CHECKPOINTS, EVOLUTION
 from tests.conftest import PROJECT
@@ -35,10 +37,12 @@ def test_nothing_else_is_shipped_and_all_is_small():
 @every
 def test_the_code_beside_the_weights_is_the_projects(name):
     """When this fails, `make checkpoints` writes the code anew."""
-    shipped = {path.name: path.read_text() for path in (CHECKPOINTS / name).glob("*.py")}
-    ours = {path.name: path.read_text() for path in (PROJECT / "modeling").glob("*.py")}
-    assert set(shipped) == set(ours) - {"__init__.py", "presets.py"}
-    assert all(shipped[file] == ours[file] for file in shipped)
+    shipped = {path.name for path in (CHECKPOINTS / name).glob("*.py")}
+    main = PROJECT / "modeling" / "modeling_ozymandias.py"
+    needed = {Path(file).name for file in [main, *get_relative_import_files(main)]}
+    assert shipped == needed
+    for file in needed:
+        assert (CHECKPOINTS / name / file).read_text() == (PROJECT / "modeling" / file).read_text()
 
 
 @every

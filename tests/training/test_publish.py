@@ -61,6 +61,7 @@ def test_pushed_model_and_space_are_what_a_stranger_gets(hub, mine, outside, tmp
     card = commit.files["README.md"].decode()
     assert f"{record['best_validation_loss']:.4f}" in card
     assert f"{record['parameters']:,}" in card
+    assert "| eager and sdpa attention | " in card
     assert ModelCard(card).data.license == "apache-2.0"
 
     written = outside(WRITE, HF_ENDPOINT=hub.endpoint, **ONLINE)
