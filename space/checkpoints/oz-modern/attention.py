@@ -78,6 +78,8 @@ class OzymandiasAttention(nn.Module):
         self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
         self.scaling = config.head_dim**-0.5
         self.is_causal = True  # read by transformers' sdpa and flash implementations
+        slides = config.layer_types[layer_idx] == "sliding_attention"
+        self.sliding_window = config.sliding_window if slides else None
         query_width = config.num_attention_heads * config.head_dim
         kv_width = config.num_key_value_heads * config.head_dim
         self.q_proj = nn.Linear(config.hidden_size, query_width, bias=config.attention_bias)
@@ -118,6 +120,7 @@ class OzymandiasAttention(nn.Module):
             attention_mask,
             scaling=self.scaling,
             dropout=self.config.attention_dropout if self.training else 0.0,
+            sliding_window=self.sliding_window,  # flash attention has no mask and reads this
             **kwargs,
         )
         output = output.reshape(batch, length, -1)  # (batch, length, heads * head_dim)

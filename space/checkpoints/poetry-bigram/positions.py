@@ -44,6 +44,24 @@ class LearnedPositions(PositionEncoding):
         return embeddings + self.table(position_ids), None  # (batch, length, hidden)
 
 
+class SinusoidalPositions(PositionEncoding):
+    """Add `sin(t / 10000^(2i / hidden))` to dimension `2i` and the cosine of the same to dimension `2i + 1`.
+
+    Source: Vaswani et al., "Attention Is All You Need", 2017, https://arxiv.org/abs/1706.03762, section 3.5. Nothing is
+    learned and there is no last position; `hidden` must be even.
+    """
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.hidden = config.hidden_size
+
+    def forward(self, embeddings: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, Rotation]:
+        even = torch.arange(0, self.hidden, 2, device=embeddings.device, dtype=torch.float)
+        angles = position_ids[..., None].float() * 10000 ** (-even / self.hidden)  # (batch, length, hidden / 2)
+        waves = torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)  # (batch, length, hidden)
+        return embeddings + waves.to(embeddings.dtype), None
+
+
 class RotaryEmbedding(PositionEncoding):
     """Turn pair `i` of a query or key at position `t` by the angle `t * theta^(-2i / head_dim)`.
 
@@ -90,4 +108,9 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
     return x * cos.unsqueeze(1) + turned * sin.unsqueeze(1)
 
 
-POSITIONS = {"none": PositionEncoding, "learned": LearnedPositions, "rotary": RotaryEmbedding}
+POSITIONS = {
+    "none": PositionEncoding,
+    "learned": LearnedPositions,
+    "sinusoidal": SinusoidalPositions,
+    "rotary": RotaryEmbedding,
+}

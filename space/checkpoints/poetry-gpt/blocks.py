@@ -1,5 +1,7 @@
 """A block: attention between the positions, then a feed-forward in each, around one residual stream."""
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 from transformers.cache_utils import Cache
@@ -12,10 +14,11 @@ from .positions import Rotation
 
 
 class OzymandiasBlock(GradientCheckpointingLayer):
-    """`x = x + attention(norm(x))`, then `x = x + feed_forward(norm(x))`.
+    """Attention, then a feed-forward, each as `x = x + sublayer(norm(x))`, or `x = norm(x + sublayer(x))`.
 
-    The norm stands before each sublayer, which leaves the residual stream untouched from the first block to the last
-    (Xiong et al., "On Layer Normalization in the Transformer Architecture", 2020, https://arxiv.org/abs/2002.04745).
+    The first is `norm_placement="pre"`, which leaves the residual stream untouched from the first block to the last
+    (Xiong et al., "On Layer Normalization in the Transformer Architecture", 2020, https://arxiv.org/abs/2002.04745);
+    the second is `"post"`, the placement of 2017 (Vaswani et al., https://arxiv.org/abs/1706.03762, section 3.1).
     Without `use_residual` the `x +` is left out, and with `feed_forward_type="none"` the second half: the first
     steps of the evolution. Input and output: `(batch, length, hidden)`.
     """
@@ -30,9 +33,12 @@ class OzymandiasBlock(GradientCheckpointingLayer):
         if config.feed_forward_type != "none":
             self.feed_forward_norm = norm(config.hidden_size, config.norm_eps)
             self.feed_forward = FEED_FORWARDS[config.feed_forward_type](config)
-            self.feed_forward.down_proj.writes_residual = config.use_residual
+            for name, module in self.feed_forward.named_modules():
+                if name.endswith("down_proj"):
+                    module.writes_residual = config.use_residual
         self.dropout = nn.Dropout(config.hidden_dropout)
         self.use_residual = config.use_residual
+        self.norm_after = config.norm_placement == "post"
 
     def forward(
         self,
@@ -42,19 +48,16 @@ class OzymandiasBlock(GradientCheckpointingLayer):
         past_key_values: Cache | None = None,
         **kwargs,
     ) -> torch.Tensor:
-        attended, _ = self.attention(
-            self.attention_norm(hidden_states),
-            attention_mask=attention_mask,
-            rotation=rotation,
-            past_key_values=past_key_values,
-            **kwargs,
-        )
-        hidden_states = self.add(hidden_states, attended)
+        def attend(x: torch.Tensor) -> torch.Tensor:
+            return self.attention(x, attention_mask, rotation, past_key_values, **kwargs)[0]
+
+        hidden_states = self.around(attend, self.attention_norm, hidden_states)
         if self.feed_forward is not None:
-            hidden_states = self.add(hidden_states, self.feed_forward(self.feed_forward_norm(hidden_states)))
+            hidden_states = self.around(self.feed_forward, self.feed_forward_norm, hidden_states)
         return hidden_states
 
-    def add(self, stream: torch.Tensor, update: torch.Tensor) -> torch.Tensor:
+    def around(self, sublayer: Callable, norm: nn.Module, stream: torch.Tensor) -> torch.Tensor:
         """Put a sublayer's output into the residual stream, or in its place where there is none."""
-        update = self.dropout(update)
-        return stream + update if self.use_residual else update
+        update = self.dropout(sublayer(stream if self.norm_after else norm(stream)))
+        stream = stream + update if self.use_residual else update
+        return norm(stream) if self.norm_after else stream

@@ -11,8 +11,10 @@ from transformers.cache_utils import Cache
 from transformers.cache_utils import DynamicCache
 from transformers.generation import GenerationMixin
 from transformers.masking_utils import create_causal_mask
+from transformers.masking_utils import create_sliding_window_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.modeling_outputs import MoeCausalLMOutputWithPast
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
@@ -22,6 +24,8 @@ from transformers.utils.output_capturing import capture_outputs
 from .attention import OzymandiasAttention
 from .blocks import OzymandiasBlock
 from .configuration_ozymandias import OzymandiasConfig
+from .feed_forward import Router
+from .feed_forward import load_balancing_loss
 from .normalization import NORMS
 from .normalization import LayerNorm
 from .normalization import RMSNorm
@@ -50,6 +54,7 @@ class OzymandiasPreTrainedModel(PreTrainedModel):
             OutputRecorder(OzymandiasBlock, index=0, capture_initial_hidden_state=False),
         ],
         "attentions": OzymandiasAttention,
+        "router_logits": OutputRecorder(Router),
     }
 
     @torch.no_grad()
@@ -90,7 +95,10 @@ class OzymandiasModel(OzymandiasPreTrainedModel):
         self.positions = POSITIONS[config.position_type](config)
         self.dropout = nn.Dropout(config.hidden_dropout)
         self.layers = nn.ModuleList(OzymandiasBlock(config, layer) for layer in range(config.num_hidden_layers))
-        self.norm = NORMS[config.norm_type](config.hidden_size, config.norm_eps)
+        # With the norm after each sublayer, the last block has normalised its output itself.
+        self.norm = NORMS[config.norm_type if config.norm_placement == "pre" else "none"](
+            config.hidden_size, config.norm_eps
+        )
         self.gradient_checkpointing = False
         self.post_init()
 
@@ -132,17 +140,11 @@ class OzymandiasModel(OzymandiasPreTrainedModel):
 
         hidden_states, rotation = self.positions(inputs_embeds, position_ids)  # (batch, length, hidden)
         hidden_states = self.dropout(hidden_states)
-        attention_mask = create_causal_mask(
-            config=self.config,
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            past_key_values=past_key_values,
-            position_ids=position_ids,
-        )
-        for block in self.layers:
+        masks = self.make_masks(inputs_embeds, attention_mask, past_key_values, position_ids)
+        for block, layer_type in zip(self.layers, self.config.layer_types, strict=True):
             hidden_states = block(
                 hidden_states,
-                attention_mask=attention_mask,
+                attention_mask=masks[layer_type],
                 rotation=rotation,
                 past_key_values=past_key_values,
                 position_ids=position_ids,
@@ -152,6 +154,22 @@ class OzymandiasModel(OzymandiasPreTrainedModel):
             last_hidden_state=self.norm(hidden_states),
             past_key_values=past_key_values if use_cache else None,
         )
+
+    def make_masks(self, inputs_embeds, attention_mask, past_key_values, position_ids) -> dict:
+        """The mask of each type of layer; `generate` brings them ready made for a cache of fixed size."""
+        if isinstance(attention_mask, dict):
+            return attention_mask
+        makers = {"full_attention": create_causal_mask, "sliding_attention": create_sliding_window_causal_mask}
+        return {
+            layer_type: makers[layer_type](
+                config=self.config,
+                inputs_embeds=inputs_embeds,
+                attention_mask=attention_mask,
+                past_key_values=past_key_values,
+                position_ids=position_ids,
+            )
+            for layer_type in set(self.config.layer_types)
+        }
 
     def check_context(self, seen: int | torch.Tensor, position_ids: torch.Tensor):
         """Refuse positions past the end of a learned table, whose own error would name neither text nor table.
@@ -205,7 +223,7 @@ class OzymandiasForCausalLM(OzymandiasPreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         **kwargs,
-    ) -> CausalLMOutputWithPast:
+    ) -> CausalLMOutputWithPast | MoeCausalLMOutputWithPast:
         """Run the model and score the next tokens.
 
         Args:
@@ -226,16 +244,27 @@ class OzymandiasForCausalLM(OzymandiasPreTrainedModel, GenerationMixin):
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(outputs.last_hidden_state[:, kept, :])  # (batch, kept, vocab)
+        if (cap := self.config.final_logit_softcapping) is not None:
+            # Source: Gemma Team, "Gemma 2", 2024, https://arxiv.org/abs/2408.00118, section 2.
+            logits = cap * torch.tanh(logits / cap)
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
-        return CausalLMOutputWithPast(
-            loss=loss,
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
+        result = {
+            "loss": loss,
+            "logits": logits,
+            "past_key_values": outputs.past_key_values,
+            "hidden_states": outputs.hidden_states,
+            "attentions": outputs.attentions,
+        }
+        if self.config.feed_forward_type != "moe":
+            return CausalLMOutputWithPast(**result)
+        if router_logits := outputs.get("router_logits"):
+            aux_loss = load_balancing_loss(router_logits, self.config.num_experts_per_tok, attention_mask)
+            if labels is not None:
+                result["loss"] = loss + self.config.router_aux_loss_coef * aux_loss
+            result.update(aux_loss=aux_loss, router_logits=router_logits)
+        return MoeCausalLMOutputWithPast(**result)
 
 
 OzymandiasModel.register_for_auto_class("AutoModel")

@@ -8,10 +8,12 @@ chooses between stand in a table in the file that defines them (`positions.py`, 
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
-POSITION_TYPES = ("none", "learned", "rotary")
+POSITION_TYPES = ("none", "learned", "sinusoidal", "rotary")
 NORM_TYPES = ("none", "layer_norm", "rms_norm")
-FEED_FORWARD_TYPES = ("none", "mlp", "gated")
-HIDDEN_ACTS = ("relu", "gelu", "relu2", "silu")
+NORM_PLACEMENTS = ("pre", "post")
+LAYER_TYPES = ("full_attention", "sliding_attention")
+FEED_FORWARD_TYPES = ("none", "mlp", "gated", "moe")
+HIDDEN_ACTS = ("relu", "gelu", "gelu_pytorch_tanh", "relu2", "silu")
 
 # Keys that transformers itself writes into a config.json or passes to a config, and that are not fields here.
 KEYS_OF_TRANSFORMERS = {
@@ -46,15 +48,27 @@ class OzymandiasConfig(PreTrainedConfig):
         head_dim: width of one head; `None` means `hidden_size / num_attention_heads`.
         intermediate_size: width of the feed-forward's inner layer; `None` means `4 * hidden_size`, or, with as many
             weights, `8 / 3 * hidden_size` for a gated one.
-        feed_forward_type: `"none"`, `"mlp"` (two matrices) or `"gated"` (three, GLU).
-        hidden_act: the non-linearity of the feed-forward: `"relu"`, `"gelu"`, `"relu2"` (squared) or `"silu"`.
-        position_type: `"none"`, `"learned"` (a table, added) or `"rotary"` (queries and keys turned).
+        feed_forward_type: `"none"`, `"mlp"` (two matrices), `"gated"` (three, GLU) or `"moe"` (a mixture of gated
+            experts).
+        num_local_experts: experts of a mixture.
+        num_experts_per_tok: experts that each token passes through.
+        router_aux_loss_coef: weight of the load-balancing loss, added to the loss where router logits are recorded.
+        output_router_logits: record the routers' logits, and so balance their load; set it to train a mixture.
+        hidden_act: the non-linearity of the feed-forward, by transformers' name: `"relu"`, `"gelu"`,
+            `"gelu_pytorch_tanh"` (GPT-2's), `"relu2"` (squared) or `"silu"`.
+        position_type: `"none"`, `"learned"` (a table, added), `"sinusoidal"` (waves, added) or `"rotary"` (queries and
+            keys turned).
         max_position_embeddings: the context, in tokens, that the model is trained for. A learned table ends there.
         rope_parameters: for rotary positions, in transformers' form: `{"rope_type": "default", "rope_theta": 10000.0}`.
-        norm_type: `"none"`, `"layer_norm"` or `"rms_norm"`; applied before each sublayer and after the last block.
+        norm_type: `"none"`, `"layer_norm"` or `"rms_norm"`.
+        norm_placement: `"pre"`, before each sublayer and after the last block, or `"post"`, after each sublayer.
         norm_eps: added to the variance before its root.
         use_qk_norm: normalise queries and keys over `head_dim` before their product (needs a norm).
         use_residual: add each sublayer's input to its output.
+        sliding_window: how many positions back a query sees, itself included; `None` is all of them.
+        layer_types: `"full_attention"` or `"sliding_attention"` for each block; `None` means that all slide if there is
+            a `sliding_window`, and none if not.
+        final_logit_softcapping: squash the logits into this range on both sides of 0; `None` leaves them.
         attention_bias: biases on the query, key, value and output projections.
         mlp_bias: biases in the feed-forward.
         tie_word_embeddings: use the token embeddings as the output matrix.
@@ -85,14 +99,22 @@ class OzymandiasConfig(PreTrainedConfig):
     head_dim: int | None = None
     intermediate_size: int | None = None
     feed_forward_type: str = "mlp"
+    num_local_experts: int = 8
+    num_experts_per_tok: int = 2
+    router_aux_loss_coef: float = 0.01
+    output_router_logits: bool = False
     hidden_act: str = "gelu"
     position_type: str = "learned"
     max_position_embeddings: int = 64
     rope_parameters: dict | None = None
     norm_type: str = "layer_norm"
+    norm_placement: str = "pre"
     norm_eps: float = 1e-5
     use_qk_norm: bool = False
     use_residual: bool = True
+    sliding_window: int | None = None
+    layer_types: list[str] | None = None
+    final_logit_softcapping: float | int | None = None
     attention_bias: bool = False
     mlp_bias: bool = False
     tie_word_embeddings: bool = True
@@ -124,8 +146,11 @@ class OzymandiasConfig(PreTrainedConfig):
             self.head_dim = self.hidden_size // self.num_attention_heads
         if self.intermediate_size is None:
             # A gated feed-forward has three matrices in place of two: two thirds of the width, in steps of 8.
-            gated = self.feed_forward_type == "gated"
+            gated = self.feed_forward_type in ("gated", "moe")
             self.intermediate_size = -(-self.hidden_size // 3) * 8 if gated else 4 * self.hidden_size
+        if self.layer_types is None:
+            layer_type = "full_attention" if self.sliding_window is None else "sliding_attention"
+            self.layer_types = [layer_type] * self.num_hidden_layers
         # transformers fills `rope_parameters` in for every config that has the field; only rotary positions read it.
         rotary = self.position_type == "rotary"
         if self.rope_parameters and not rotary:
@@ -138,14 +163,23 @@ class OzymandiasConfig(PreTrainedConfig):
 
     def validate_architecture(self):
         """Refuse what cannot be built. Runs when the config is made and again when it is saved."""
+        self.check_choices()
+        self.check_sizes()
+        self.check_combinations()
+        self.check_windows()
+
+    def check_choices(self):
         for field, allowed in {
             "position_type": POSITION_TYPES,
             "norm_type": NORM_TYPES,
+            "norm_placement": NORM_PLACEMENTS,
             "feed_forward_type": FEED_FORWARD_TYPES,
             "hidden_act": HIDDEN_ACTS,
         }.items():
             if getattr(self, field) not in allowed:
                 raise ValueError(f"{field} is {getattr(self, field)!r}; choose one of {', '.join(allowed)}.")
+
+    def check_sizes(self):
         for field, least in {
             "vocab_size": 1,
             "hidden_size": 1,
@@ -154,21 +188,60 @@ class OzymandiasConfig(PreTrainedConfig):
             "head_dim": 1,
             "intermediate_size": 1,
             "max_position_embeddings": 1,
+            "num_experts_per_tok": 1,
         }.items():
             if getattr(self, field) < least:
                 raise ValueError(f"{field} is {getattr(self, field)}; give at least {least}.")
         for field in ("attention_dropout", "hidden_dropout"):
             if not 0 <= getattr(self, field) < 1:
                 raise ValueError(f"{field} is {getattr(self, field)}; give a share from 0 up to, not including, 1.")
+        if self.final_logit_softcapping is not None and self.final_logit_softcapping <= 0:
+            raise ValueError(
+                f"final_logit_softcapping is {self.final_logit_softcapping}; give a range above 0, or None."
+            )
+
+    def check_combinations(self):
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(
                 f"num_attention_heads ({self.num_attention_heads}) is not a multiple of num_key_value_heads "
                 f"({self.num_key_value_heads}), so query heads cannot share keys and values evenly."
             )
+        if self.num_experts_per_tok > self.num_local_experts:
+            raise ValueError(
+                f"num_experts_per_tok ({self.num_experts_per_tok}) is more than num_local_experts "
+                f"({self.num_local_experts}); a token cannot pass through more experts than there are."
+            )
+        if self.output_router_logits and self.feed_forward_type != "moe":
+            raise ValueError(
+                f"output_router_logits needs feed_forward_type 'moe', and it is {self.feed_forward_type!r}."
+            )
         if self.position_type == "rotary" and self.head_dim % 2:
             raise ValueError(f"head_dim ({self.head_dim}) must be even: rotary positions turn pairs of dimensions.")
-        if self.use_qk_norm and self.norm_type == "none":
-            raise ValueError("use_qk_norm needs a norm, and norm_type is 'none'; choose rms_norm or layer_norm.")
+        if self.position_type == "sinusoidal" and self.hidden_size % 2:
+            raise ValueError(f"hidden_size ({self.hidden_size}) must be even: each wave fills a pair of dimensions.")
+        for field, needs_norm in {
+            "use_qk_norm": self.use_qk_norm,
+            "norm_placement": self.norm_placement == "post",
+        }.items():
+            if needs_norm and self.norm_type == "none":
+                raise ValueError(
+                    f"{field}={getattr(self, field)!r} needs a norm, and norm_type is 'none'; "
+                    "choose rms_norm or layer_norm."
+                )
+
+    def check_windows(self):
+        if self.sliding_window is not None and self.sliding_window < 1:
+            raise ValueError(f"sliding_window is {self.sliding_window}; a query sees at least itself: give at least 1.")
+        if len(self.layer_types) != self.num_hidden_layers or not set(self.layer_types) <= set(LAYER_TYPES):
+            raise ValueError(
+                f"layer_types is {self.layer_types}; give one of {', '.join(LAYER_TYPES)} for each of "
+                f"{self.num_hidden_layers} layers."
+            )
+        if ("sliding_attention" in self.layer_types) != (self.sliding_window is not None):
+            raise ValueError(
+                f"layer_types {self.layer_types} and sliding_window {self.sliding_window} go together: layers that "
+                "slide need a window, and a window needs layers that slide."
+            )
 
 
 OzymandiasConfig.register_for_auto_class()
