@@ -12,12 +12,12 @@ from pathlib import Path
 
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-import modeling  # noqa: F401  makes Ozymandias known to the Auto classes
-from training.command import UserError
+from modeling import PRESETS  # this import also makes Ozymandias known to the Auto classes
+from training.command import UserError, in_one_line
 from training.generate import stream_text
 
 CHECKPOINTS = Path(__file__).with_name("checkpoints")
-EVOLUTION = ("bigram", "single-head", "multi-head", "gpt", "modern")
+EVOLUTION = tuple(PRESETS)
 LONGEST_PROMPT = 2000  # characters
 LONGEST_TEXT = 1000  # new tokens
 BETWEEN_UPDATES = 0.05  # seconds: a browser need not draw every character
@@ -75,7 +75,7 @@ def load(served: Served) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         model = AutoModelForCausalLM.from_pretrained(served.source, revision=served.revision)
     except Exception as error:  # transformers, safetensors and the Hub client each have their own for a bad checkpoint
         raise UserError(
-            f"the model {served.source} cannot be loaded ({' '.join(str(error).split())[:200]}); "
+            f"the model {served.source} cannot be loaded ({in_one_line(error)[:200]}); "
             "pick another one, or fetch or train it again."
         ) from error
     return model.eval(), tokenizer

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from training.command import UserError
+from training.command import UserError, in_one_line
 
 UNFINISHED, REPLACED = ".unfinished", ".replaced"
 STATE = "state.json"
@@ -47,7 +47,7 @@ def writing(folder: Path, accelerator: Accelerator | None = None) -> Iterator[Pa
     except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have their own for a full disk
         recover(folder)
         raise UserError(
-            f"{folder} could not be written ({' '.join(str(error).split())}); free some space or give another folder, "
+            f"{folder} could not be written ({in_one_line(error)}); free some space or give another folder, "
             "and run the same command again. What was saved before is whole."
         ) from error
 
@@ -105,7 +105,7 @@ def load_checkpoint(folder: Path, accelerator: Accelerator) -> dict:
         accelerator.load_state(str(folder))
     except Exception as error:  # whatever a damaged file makes its reader raise
         raise UserError(
-            f"checkpoint {folder} is damaged ({' '.join(str(error).split())[:200]}); remove that folder to go on from "
+            f"checkpoint {folder} is damaged ({in_one_line(error)[:200]}); remove that folder to go on from "
             "the one before it, or start anew with --overwrite."
         ) from error
     return state

@@ -8,6 +8,11 @@ class UserError(ValueError):
     """Something that the user can mend. Its text is one sentence or two: what is wrong, where, and what to do."""
 
 
+def in_one_line(error: Exception) -> str:
+    """What another library's exception says, without its line ends, to stand in a sentence of ours."""
+    return " ".join(str(error).split())
+
+
 def run_command(main: Callable[[], None]) -> None:
     """Run `main`; print a [`UserError`] as one sentence and end with 1, without a traceback. Ctrl-C ends with 130."""
     try:

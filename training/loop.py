@@ -16,7 +16,7 @@ from transformers.utils.logging import disable_progress_bar
 from modeling import OzymandiasConfig, OzymandiasForCausalLM, preset_config
 from tokenizer import build_character_tokenizer
 from training.checkpoints import list_checkpoints, load_checkpoint, recover, save_checkpoint, save_model, writing
-from training.command import UserError
+from training.command import UserError, in_one_line
 from training.corpora import load_corpus
 from training.data import Batches, encode
 from training.evaluate import validation_loss
@@ -213,7 +213,7 @@ def model_config(recipe: Recipe, vocab_size: int, tokenizer: PreTrainedTokenizer
     try:
         return preset_config(recipe.preset, **{**recipe.model, **fixed})
     except Exception as error:  # transformers has types of its own for a wrong type and a wrong value
-        raise UserError(f"the model cannot be built: {' '.join(str(error).split())}") from None
+        raise UserError(f"the model cannot be built: {in_one_line(error)}") from None
 
 
 def generation_config(config: OzymandiasConfig) -> GenerationConfig:

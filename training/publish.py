@@ -27,7 +27,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from modeling.verify import as_table, certify
 from training.checkpoints import save_model, writing
-from training.command import UserError, run_command
+from training.command import UserError, in_one_line, run_command
 
 PROJECT = Path(__file__).parent.parent
 CARD = Path(__file__).with_name("model_card.md")
@@ -73,9 +73,7 @@ def prepare_model(checkpoint: Path, folder: Path, name: str, half: bool, license
         tokenizer = AutoTokenizer.from_pretrained(checkpoint)
         model = AutoModelForCausalLM.from_pretrained(checkpoint)
     except Exception as error:  # transformers and safetensors each have their own for a bad checkpoint
-        raise UserError(
-            f"{checkpoint} cannot be loaded ({' '.join(str(error).split())[:200]}); train it again."
-        ) from error
+        raise UserError(f"{checkpoint} cannot be loaded ({in_one_line(error)[:200]}); train it again.") from error
     with writing(folder) as unfinished:
         save_model(unfinished, model, tokenizer, half)
         shutil.copy(record_path, unfinished / "run.json")
@@ -186,7 +184,7 @@ def insist(call: Callable, repo: str, again: str):
                     f"to a token that may write there. {again}."
                 ) from None
             if status < 500 and status != 429:
-                raise UserError(f"the Hub refuses {repo}: {' '.join(str(error).split())[:300]} {again}.") from None
+                raise UserError(f"the Hub refuses {repo}: {in_one_line(error)[:300]} {again}.") from None
             problem = error
         except Exception as error:  # the client passes on what its HTTP library raises, which differs by version
             problem = error
@@ -194,7 +192,7 @@ def insist(call: Callable, repo: str, again: str):
             print(f"the Hub did not answer as it should ({type(problem).__name__}); trying again in {wait} s")
             time.sleep(wait)
     raise UserError(
-        f"{repo} could not be uploaded ({' '.join(str(problem).split())[:200]}). {again} when the network is back."
+        f"{repo} could not be uploaded ({in_one_line(problem)[:200]}). {again} when the network is back."
     ) from problem
 
 

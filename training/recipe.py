@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from training.command import UserError
+from training.command import UserError, in_one_line
 
 RECIPES = Path(__file__).with_name("recipes")
 
@@ -118,7 +118,7 @@ def read_fields(path: Path) -> dict:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"recipe {path} is not YAML: {' '.join(str(error).split())}.") from None
+        raise UserError(f"recipe {path} is not YAML: {in_one_line(error)}.") from None
     if not isinstance(values, dict):
         raise UserError(f"recipe {path} must be a list of `field: value` lines; it is a {type(values).__name__}.")
     return values

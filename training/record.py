@@ -16,6 +16,7 @@ import yaml
 from accelerate import Accelerator
 from accelerate import __version__ as accelerate_version
 
+from training.checkpoints import UNFINISHED
 from training.command import UserError
 from training.corpora import Corpus
 from training.optimizers import learning_rate_share
@@ -58,7 +59,7 @@ def open_run(folder: Path, recipe: Recipe, corpus: Corpus, overwrite: bool) -> b
 
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
-    unfinished = path.with_name(path.name + ".unfinished")
+    unfinished = path.with_name(path.name + UNFINISHED)
     unfinished.write_text(text, encoding="utf-8")
     unfinished.replace(path)
 
@@ -201,7 +202,7 @@ def draw_curve(folder: Path) -> None:
     axes.set(xlabel="step", ylabel="loss, nats per character", title=folder.name)
     axes.grid(alpha=0.3)
     axes.legend()
-    unfinished = folder / (CURVE + ".unfinished")
+    unfinished = folder / (CURVE + UNFINISHED)
     figure.savefig(unfinished, format="png", dpi=120)
     pyplot.close(figure)
     unfinished.replace(folder / CURVE)

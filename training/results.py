@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from statistics import mean
 
+from modeling import PRESETS
 from training.command import UserError, run_command
 
 PROJECT = Path(__file__).parent.parent
@@ -18,7 +19,7 @@ BEGIN, END = "<!-- results: written by python -m training.results -->", "<!-- en
 DECISIVE = ("preset", "model", "context", "steps", "batch_size", "optimizer", "learning_rate", "matrix_learning_rate")
 SAMPLE = 70  # characters of a sample in the table
 # The order of the evolution; other runs follow by name.
-ORDER = ("bigram", "single-head", "multi-head", "gpt", "modern")
+ORDER = tuple(PRESETS)
 
 
 def read_records(folders: list[Path]) -> list[tuple[str, dict]]:
