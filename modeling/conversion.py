@@ -10,38 +10,58 @@ import argparse
 import sys
 from pathlib import Path
 
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
-from .configuration_ozymandias import OzymandiasConfig
+from .backbone import OzymandiasPreTrainedModel
 from .families import FAMILIES
-from .families import Family
-from .families import Weights
-from .modeling_ozymandias import OzymandiasForCausalLM
+from .family import Weights
+from .family import list_obstacles
+from .modeling_ozymandias import model_class
+from .torch_transformer import from_torch
+from .torch_transformer import to_torch
+
+AUTO_CLASSES = {"ForMaskedLM": AutoModelForMaskedLM, "ForConditionalGeneration": AutoModelForSeq2SeqLM}
 
 
-def from_transformers(model: PreTrainedModel) -> OzymandiasForCausalLM:
-    """An Ozymandias model with the architecture and weights of a GPT-2, Llama, Mixtral or Qwen3 of transformers.
+def from_transformers(model: PreTrainedModel | nn.Transformer) -> OzymandiasPreTrainedModel:
+    """An Ozymandias model with the architecture and weights of another.
+
+    Args:
+        model: a BERT (for masked LM), GPT-2, Llama, Mixtral or Qwen3 of transformers, or a `torch.nn.Transformer`.
 
     Raises:
         ValueError: a model of another family, or one with an option that Ozymandias does not have.
     """
+    if isinstance(model, nn.Transformer):
+        return from_torch(model)
     family = FAMILIES.get(model.config.model_type)
     if family is None or not isinstance(model, family.native):
         known = ", ".join(f.native.__name__ for f in FAMILIES.values())
-        raise ValueError(f"{type(model).__name__} cannot be converted; give one of {known}.")
+        raise ValueError(f"{type(model).__name__} cannot be converted; give one of {known}, or a torch.nn.Transformer.")
     config = family.from_config(model.config)
-    return with_weights(OzymandiasForCausalLM, config, family.from_weights(model.state_dict(), config), model)
+    return with_weights(model_class(config), config, family.from_weights(model.state_dict(), config), model)
 
 
-def to_transformers(model: OzymandiasForCausalLM) -> PreTrainedModel:
-    """The same model as the native class of transformers that can express its config, which needs no remote code.
+def to_transformers(model: OzymandiasPreTrainedModel) -> PreTrainedModel | nn.Transformer:
+    """The same model as the native class that can express its config, which needs no remote code.
 
     Raises:
         ValueError: no native class can; the message says which option stands in the way of each.
     """
+    if model.config.is_encoder_decoder:
+        return to_torch(model)
     reasons = []
     for name, family in FAMILIES.items():
-        obstacles = list_obstacles(family, model.config)
+        obstacles = list_obstacles(family.shape, model.config)
         if not obstacles:
             config = family.to_config(model.config)
             return with_weights(family.native, config, family.to_weights(model.state_dict(), model.config), model)
@@ -49,25 +69,22 @@ def to_transformers(model: OzymandiasForCausalLM) -> PreTrainedModel:
     raise ValueError(f"No native class can express this config: {'; '.join(reasons)}.")
 
 
-def list_obstacles(family: Family, config: OzymandiasConfig) -> list[str]:
-    """The fields of a config that a family's native class cannot express, with their values."""
-    wanted = {name: value(config) if callable(value) else value for name, value in family.shape.items()}
-    return [f"{name}={getattr(config, name)!r}" for name, value in wanted.items() if getattr(config, name) != value]
-
-
 def with_weights(
     model_class: type[PreTrainedModel], config: PreTrainedConfig, weights: Weights, source: PreTrainedModel
 ) -> PreTrainedModel:
     """A model of a class with exactly these weights, in the type, on the device and in the mode of `source`."""
     model = model_class._from_config(config, dtype=source.dtype)
-    if config.tie_word_embeddings:
-        weights = {name: w for name, w in weights.items() if name != "lm_head.weight"}
-    missing, unexpected = model.load_state_dict(weights, strict=False)
-    missing = [name for name in missing if not (config.tie_word_embeddings and name == "lm_head.weight")]
-    wrong = missing + unexpected
-    assert not wrong, f"the conversion left these weights out, or made them up: {wrong}"
-    model.generation_config = source.generation_config
+    model.load_state_dict(weights)
+    if source.can_generate():
+        model.generation_config = source.generation_config
     return model.to(source.device).train(source.training)
+
+
+def load_model(checkpoint: str | Path, **options) -> PreTrainedModel:
+    """Load a folder or Hub id with the Auto class of its architecture: decoder, encoder or both."""
+    architecture = (AutoConfig.from_pretrained(checkpoint).architectures or ["ForCausalLM"])[0]
+    auto_class = next((auto for end, auto in AUTO_CLASSES.items() if architecture.endswith(end)), AutoModelForCausalLM)
+    return auto_class.from_pretrained(checkpoint, **options)
 
 
 def main() -> None:
@@ -78,9 +95,8 @@ def main() -> None:
     if arguments.target.exists() and any(arguments.target.iterdir()):
         sys.exit(f"error: {arguments.target} is not empty; give another folder.")
     try:
-        model = AutoModelForCausalLM.from_pretrained(arguments.source)
-        convert = to_transformers if isinstance(model, OzymandiasForCausalLM) else from_transformers
-        converted = convert(model)
+        model = load_model(arguments.source)
+        converted = (to_transformers if isinstance(model, OzymandiasPreTrainedModel) else from_transformers)(model)
     except (OSError, ValueError) as error:
         sys.exit(f"error: {arguments.source} cannot be converted: {' '.join(str(error).split())}")
     converted.save_pretrained(arguments.target)

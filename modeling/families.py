@@ -4,30 +4,30 @@ A family is two functions between configs and two between weights; to add one is
 """
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from transformers import (
+    BertConfig,
+    BertForMaskedLM,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     MixtralConfig,
     MixtralForCausalLM,
-    PreTrainedConfig,
-    PreTrainedModel,
     Qwen3Config,
     Qwen3ForCausalLM,
 )
 
 from .configuration_ozymandias import OzymandiasConfig
+from .family import DECODER
+from .family import SHARED
+from .family import Family
+from .family import Weights
+from .family import pick
+from .family import refuse
+from .family import rename
 
-Weights = dict[str, torch.Tensor]
-
-# Fields that mean the same everywhere and have the same name.
-TOKENS = ("vocab_size", "pad_token_id", "bos_token_id", "eos_token_id")
-SHARED = (*TOKENS, "initializer_range", "tie_word_embeddings", "use_cache")
 # Fields that Llama and Qwen3 share with Ozymandias.
 LLAMA_SHARED = (
     *SHARED,
@@ -48,44 +48,6 @@ LLAMA_NAMES = (
     (".attention.", ".self_attn."),
     (".feed_forward.", ".mlp."),
 )
-
-
-@dataclass(frozen=True)
-class Family:
-    """How one native architecture maps to Ozymandias and back.
-
-    `shape` is what an Ozymandias config must be for the native class to express it, as values or as functions of the
-    config. The functions between weights take state dictionaries and the Ozymandias config.
-    """
-
-    native: type[PreTrainedModel]
-    shape: dict
-    from_config: Callable[[PreTrainedConfig], OzymandiasConfig]
-    to_config: Callable[[OzymandiasConfig], PreTrainedConfig]
-    from_weights: Callable[[Weights, OzymandiasConfig], Weights]
-    to_weights: Callable[[Weights, OzymandiasConfig], Weights]
-
-
-def pick(config: PreTrainedConfig, names: tuple[str, ...]) -> dict:
-    return {name: getattr(config, name) for name in names}
-
-
-def refuse(config: PreTrainedConfig, **expected) -> None:
-    """Refuse a native config with an option that Ozymandias does not have."""
-    for name, value in expected.items():
-        if getattr(config, name) != value:
-            raise ValueError(
-                f"{name}={getattr(config, name)!r} of {config.model_type} cannot be converted, only {value!r}."
-            )
-
-
-def rename(weights: Weights, pairs) -> Weights:
-    renamed = {}
-    for name, weight in weights.items():
-        for old, new in pairs:
-            name = name.replace(old, new)
-        renamed[name] = weight
-    return renamed
 
 
 def llama_from_config(config: LlamaConfig) -> OzymandiasConfig:
@@ -189,6 +151,9 @@ def mixtral_to_weights(weights: Weights, config: OzymandiasConfig) -> Weights:
     return joined
 
 
+OUR_NAMES = {"gelu_new": "gelu_pytorch_tanh"}
+
+
 def gpt2_from_config(config: GPT2Config) -> OzymandiasConfig:
     refuse(
         config,
@@ -204,7 +169,7 @@ def gpt2_from_config(config: GPT2Config) -> OzymandiasConfig:
         num_attention_heads=config.n_head,
         intermediate_size=config.n_inner,
         max_position_embeddings=config.n_positions,
-        hidden_act={"gelu_new": "gelu_pytorch_tanh"}.get(config.activation_function, config.activation_function),
+        hidden_act=OUR_NAMES.get(config.activation_function, config.activation_function),
         hidden_dropout=config.resid_pdrop,
         attention_dropout=config.attn_pdrop,
         norm_eps=config.layer_norm_epsilon,
@@ -273,6 +238,75 @@ def gpt2_to_weights(weights: Weights, config: OzymandiasConfig) -> Weights:
     return transpose(rename(joined, GPT2_NAMES))
 
 
+BERT_SHARED = (
+    *SHARED,
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+    "type_vocab_size",
+)
+# Those of the attention come first: the names of the feed-forward are the ends of theirs.
+BERT_NAMES = (
+    ("model.embed_tokens.", "bert.embeddings.word_embeddings."),
+    ("model.positions.table.", "bert.embeddings.position_embeddings."),
+    ("model.embed_token_types.", "bert.embeddings.token_type_embeddings."),
+    ("model.embedding_output.norm.", "bert.embeddings.LayerNorm."),
+    ("model.layers.", "bert.encoder.layer."),
+    (".attention.q_proj.", ".attention.self.query."),
+    (".attention.k_proj.", ".attention.self.key."),
+    (".attention.v_proj.", ".attention.self.value."),
+    (".attention.o_proj.", ".attention.output.dense."),
+    (".attention_norm.", ".attention.output.LayerNorm."),
+    (".feed_forward.up_proj.", ".intermediate.dense."),
+    (".feed_forward.down_proj.", ".output.dense."),
+    (".feed_forward_norm.", ".output.LayerNorm."),
+    ("lm_head.", "cls.predictions.decoder."),
+    ("head.dense.", "cls.predictions.transform.dense."),
+    ("head.norm.", "cls.predictions.transform.LayerNorm."),
+)
+
+
+def bert_from_config(config: BertConfig) -> OzymandiasConfig:
+    refuse(config, is_decoder=False, add_cross_attention=False)
+    return OzymandiasConfig(
+        **pick(config, BERT_SHARED),
+        hidden_act=OUR_NAMES.get(config.hidden_act, config.hidden_act),
+        hidden_dropout=config.hidden_dropout_prob,
+        attention_dropout=config.attention_probs_dropout_prob,
+        norm_eps=config.layer_norm_eps,
+        norm_type="layer_norm",
+        norm_placement="post",
+        use_embedding_norm=True,
+        position_type="learned",
+        feed_forward_type="mlp",
+        attention_bias=True,
+        mlp_bias=True,
+        is_causal=False,
+    )
+
+
+def bert_to_config(config: OzymandiasConfig) -> BertConfig:
+    return BertConfig(
+        **pick(config, BERT_SHARED),
+        hidden_act=config.hidden_act,
+        hidden_dropout_prob=config.hidden_dropout,
+        attention_probs_dropout_prob=config.attention_dropout,
+        layer_norm_eps=config.norm_eps,
+    )
+
+
+def bert_from_weights(weights: Weights, config: OzymandiasConfig) -> Weights:
+    # The output bias stands there twice, under one name for the matrix and one for the head.
+    weights = {name: weight for name, weight in weights.items() if name != "cls.predictions.bias"}
+    return rename(weights, [(theirs, ours) for ours, theirs in BERT_NAMES])
+
+
+def bert_to_weights(weights: Weights, config: OzymandiasConfig) -> Weights:
+    return rename(weights, BERT_NAMES) | {"cls.predictions.bias": weights["lm_head.bias"]}
+
+
 LLAMA_SHAPE = {
     "position_type": "rotary",
     "norm_type": "rms_norm",
@@ -283,6 +317,7 @@ LLAMA_SHAPE = {
     "norm_placement": "pre",
     "sliding_window": None,
     "final_logit_softcapping": None,
+    **DECODER,
 }
 GPT2_SHAPE = {
     "position_type": "learned",
@@ -297,8 +332,18 @@ GPT2_SHAPE = {
     "final_logit_softcapping": None,
     "num_key_value_heads": lambda config: config.num_attention_heads,
     "head_dim": lambda config: config.hidden_size // config.num_attention_heads,
+    **DECODER,
+}
+BERT_SHAPE = {
+    **GPT2_SHAPE,
+    "is_causal": False,
+    "norm_placement": "post",
+    "use_final_norm": False,
+    "use_embedding_norm": True,
+    "type_vocab_size": lambda config: max(1, config.type_vocab_size),
 }
 FAMILIES = {
+    "bert": Family(BertForMaskedLM, BERT_SHAPE, bert_from_config, bert_to_config, bert_from_weights, bert_to_weights),
     "gpt2": Family(GPT2LMHeadModel, GPT2_SHAPE, gpt2_from_config, gpt2_to_config, gpt2_from_weights, gpt2_to_weights),
     "llama": Family(
         LlamaForCausalLM, LLAMA_SHAPE, llama_from_config, llama_to_config, llama_from_weights, llama_to_weights

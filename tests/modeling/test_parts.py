@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from modeling import OzymandiasConfig
-from modeling.attention import OzymandiasAttention, eager_attention_forward
+from modeling.attention import OzymandiasAttention, OzymandiasCrossAttention, eager_attention_forward
 from modeling.blocks import OzymandiasBlock
 from modeling.feed_forward import MLP, GatedMLP, MixtureOfExperts, load_balancing_loss, squared_relu
 from modeling.normalization import LayerNorm, RMSNorm
@@ -117,6 +117,21 @@ def test_eager_attention_gradients(kv_heads):
     assert torch.autograd.gradcheck(
         lambda q, k, v: eager_attention_forward(layer.eval(), q, k, v, mask, scaling=0.5)[0], inputs
     )
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_gradients_of_cross_attention_are_right(kv_heads):
+    """The whole layer, projections and shared heads included, with another length on the other side."""
+    config = OzymandiasConfig(
+        hidden_size=8, num_attention_heads=4, num_key_value_heads=kv_heads, add_cross_attention=True
+    )
+    config._attn_implementation = "eager"
+    torch.manual_seed(0)
+    layer = OzymandiasCrossAttention(config, 0).double().eval()
+    target, source = (torch.randn(1, n, 8, dtype=torch.float64, requires_grad=True) for n in (3, 5))
+    mask = torch.zeros(1, 1, 1, 5, dtype=torch.float64)
+    mask[..., 4] = torch.finfo(torch.float64).min
+    assert torch.autograd.gradcheck(lambda *states: layer(*states, mask)[0], (target, source))
 
 
 def test_query_key_norm_bounds_the_scores():

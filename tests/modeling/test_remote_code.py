@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from modeling import PRESETS, OzymandiasForCausalLM, preset_config
+from modeling.modeling_ozymandias import model_class
 from tests.conftest import PROJECT
 from tokenizer import build_character_tokenizer
 
@@ -40,6 +41,39 @@ for preset in {list(PRESETS)}:
     assert torch.equal(again(**inputs).logits, model(**inputs).logits)
 write = pipeline("text-generation", model=folder, tokenizer=folder, trust_remote_code=True)
 assert write("the moon", max_new_tokens=5)[0]["generated_text"].startswith("the moon")
+"""
+    )
+
+
+def test_encoder_and_encoder_decoder_load_where_the_project_is_not(tmp_path, outside):
+    tokens = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+    models = {
+        "AutoModelForMaskedLM": {"is_causal": False, "norm_placement": "post", "use_embedding_norm": True},
+        "AutoModelForSeq2SeqLM": {"is_encoder_decoder": True},
+    }
+    x = torch.arange(3, 12)[None]
+    for auto_class, fields in models.items():
+        torch.manual_seed(0)
+        config = preset_config("modern", vocab_size=20, **tokens, **fields)
+        model = model_class(config)(config).eval()
+        model.save_pretrained(tmp_path / auto_class)
+        torch.save(model(x, labels=x).logits, tmp_path / f"{auto_class}.pt")
+    outside(
+        f"""
+import torch, transformers
+x = torch.arange(3, 12)[None]
+for name in {list(models)}:
+    folder = {str(tmp_path)!r} + "/" + name
+    model = getattr(transformers, name).from_pretrained(folder, trust_remote_code=True).eval()
+    assert torch.equal(model(x, labels=x).logits, torch.load({str(tmp_path)!r} + f"/{{name}}.pt"))
+    if name == "AutoModelForMaskedLM":
+        vectors = transformers.AutoModel.from_pretrained(folder, trust_remote_code=True)
+        assert vectors(x).last_hidden_state.shape == (1, 9, 128)
+    else:
+        assert model.generate(x, max_new_tokens=5).shape[1] <= 6
+    model.save_pretrained(folder + "-again")
+    again = getattr(transformers, name).from_pretrained(folder + "-again", trust_remote_code=True).eval()
+    assert torch.equal(again(x, labels=x).logits, model(x, labels=x).logits)
 """
     )
 
