@@ -26,6 +26,8 @@ from .families import FAMILIES
 from .family import Weights
 from .family import list_obstacles
 from .modeling_ozymandias import model_class
+from .sentencepiece_model import is_character_level
+from .sentencepiece_model import save_sentencepiece_model
 from .torch_transformer import from_torch
 from .torch_transformer import to_torch
 
@@ -100,8 +102,14 @@ def main() -> None:
     except (OSError, ValueError) as error:
         sys.exit(f"error: {arguments.source} cannot be converted: {' '.join(str(error).split())}")
     converted.save_pretrained(arguments.target)
-    AutoTokenizer.from_pretrained(arguments.source).save_pretrained(arguments.target)
+    tokenizer = AutoTokenizer.from_pretrained(arguments.source)
+    tokenizer.save_pretrained(arguments.target)
     print(f"{type(model).__name__} to {type(converted).__name__}: {arguments.target}")
+    if is_character_level(tokenizer) and not isinstance(converted, OzymandiasPreTrainedModel):
+        try:
+            save_sentencepiece_model(tokenizer, arguments.target)
+        except ImportError:
+            print("without tokenizer.model, which llama.cpp needs: pip install protobuf, and convert once more")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from modeling import PRESETS, OzymandiasForCausalLM, preset_config
+from modeling.modeling_ozymandias import model_class
 from modeling.verify import TOLERANCE, as_table, verify
 from tests.conftest import PROJECT, run
 
@@ -16,6 +17,18 @@ def test_every_preset_passes(preset):
     assert len(rows) == 7
     assert all(value <= TOLERANCE for _, value in rows if not isinstance(value, str))
     assert ("Qwen3ForCausalLM" in as_table(rows)) == (preset == "modern")
+
+
+@pytest.mark.parametrize(
+    ("fields", "rows"),
+    [({"is_causal": False}, 6), ({"is_encoder_decoder": True, "bos_token_id": 0}, 7)],
+    ids=["encoder", "encoder-decoder"],
+)
+def test_other_architectures_pass(fields, rows):
+    config = preset_config("modern", vocab_size=50, **fields)
+    certificate = verify(model_class(config)(config), texts())
+    assert len(certificate) == rows
+    assert all(value <= TOLERANCE for _, value in certificate if not isinstance(value, str))
 
 
 def test_a_broken_equivalence_shows():
