@@ -1,8 +1,8 @@
 """The configuration of Ozymandias: every choice that makes one transformer differ from another.
 
 Fields carry transformers' own names where it has one, and plain words where it has none. The parts that a field
-chooses between stand in a table in the file that defines them (`positions.py`, `attention.py`, `feed_forward.py`,
-`normalization.py`); this file knows only their names, so that reading a config loads no part.
+chooses between stand in a table at the end of the file that defines them (`positions.py`, `feed_forward.py`,
+`normalization.py`), so that a part is added in one place.
 """
 
 import copy
@@ -10,12 +10,13 @@ import copy
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
-POSITION_TYPES = ("none", "learned", "sinusoidal", "rotary")
-NORM_TYPES = ("none", "layer_norm", "rms_norm")
+from .feed_forward import ACTIVATIONS
+from .feed_forward import FEED_FORWARDS
+from .normalization import NORMS
+from .positions import POSITIONS
+
 NORM_PLACEMENTS = ("pre", "post")
 LAYER_TYPES = ("full_attention", "sliding_attention")
-FEED_FORWARD_TYPES = ("none", "mlp", "gated", "moe")
-HIDDEN_ACTS = ("relu", "gelu", "gelu_pytorch_tanh", "relu2", "silu")
 
 # Keys that transformers itself writes into a config.json or passes to a config, and that are not fields here.
 KEYS_OF_TRANSFORMERS = {
@@ -249,11 +250,11 @@ class OzymandiasConfig(PreTrainedConfig):
 
     def check_choices(self):
         for field, allowed in {
-            "position_type": POSITION_TYPES,
-            "norm_type": NORM_TYPES,
+            "position_type": POSITIONS,
+            "norm_type": NORMS,
             "norm_placement": NORM_PLACEMENTS,
-            "feed_forward_type": FEED_FORWARD_TYPES,
-            "hidden_act": HIDDEN_ACTS,
+            "feed_forward_type": ("none", *FEED_FORWARDS),
+            "hidden_act": ACTIVATIONS,
         }.items():
             if getattr(self, field) not in allowed:
                 raise ValueError(f"{field} is {getattr(self, field)!r}; choose one of {', '.join(allowed)}.")

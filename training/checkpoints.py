@@ -68,8 +68,8 @@ def save_model(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokeni
         half: store the weights in half precision. The config still says float32, so that they compute in it.
     """
     weights = {name: weight.half() if half else weight for name, weight in model.state_dict().items()}
-    if model.config.tie_word_embeddings:
-        del weights["lm_head.weight"]  # the token embeddings under another name
+    for tied in model.all_tied_weights_keys:
+        del weights[tied]  # the token embeddings under another name
     model.save_pretrained(folder, state_dict=weights)
     tokenizer.save_pretrained(folder)
 

@@ -169,10 +169,14 @@ def load_work(name: str, accept_changed: bool) -> str:
     return text
 
 
+def cache_folder() -> Path:
+    """Where what was fetched or computed is kept for the next time."""
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ozymandias"
+
+
 def corpus_path(name: str) -> Path:
     """Where the cleaned text of a work lies, or will lie."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ozymandias" / "corpora"
-    return Path(os.environ.get("OZYMANDIAS_CORPORA", cache)) / f"{name}.txt"
+    return Path(os.environ.get("OZYMANDIAS_CORPORA", cache_folder() / "corpora")) / f"{name}.txt"
 
 
 def fetch(work: Work, path: Path) -> None:

@@ -1,9 +1,11 @@
-"""From a text to batches of token ids."""
+"""From a text to batches of token ids, for each of the tasks that a model can be trained on."""
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from training.command import UserError
+
+IGNORED = -100  # the label that cross entropy leaves out
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> torch.Tensor:
@@ -13,49 +15,106 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> torch.Tensor:
     return torch.tensor([token for line in encoded for token in line], dtype=torch.long)
 
 
-class Batches:
+class Windows:
     """Windows of a token stream, a new order every epoch; which windows a step sees is a function of the step alone.
 
-    Each epoch cuts the stream into windows of `context` tokens from another random offset, and goes through them in a
-    random order. As nothing is kept between steps, a run resumes with the same batches at any step, and several
-    processes see together what one process would see.
+    Each epoch cuts the stream into windows that begin every `context` tokens, from another random offset, and goes
+    through them in a random order. As nothing is kept between steps, a run resumes with the same batches at any step,
+    and several processes see together what one process would see.
 
     Args:
         tokens: the stream, `(length,)`.
-        context: tokens in a window; each window has one more, the last target.
+        context: tokens from the beginning of one window to that of the next.
         batch_size: windows in a step, over all processes and accumulated parts.
         seed: decides offsets and orders.
+        length: tokens in a window; it sees `length - context` of the next one too.
 
     Raises:
         UserError: the stream is shorter than one window.
     """
 
-    def __init__(self, tokens: torch.Tensor, context: int, batch_size: int, seed: int):
-        if len(tokens) < context + 1:
+    def __init__(self, tokens: torch.Tensor, context: int, batch_size: int, seed: int, length: int):
+        if len(tokens) < length:
             raise UserError(
-                f"the training split has {len(tokens)} tokens, fewer than the {context + 1} of one window; "
+                f"the training split has {len(tokens)} tokens, fewer than the {length} of one window; "
                 f"give a longer text or a smaller --context."
             )
-        self.tokens, self.context, self.batch_size, self.seed = tokens, context, batch_size, seed
+        self.tokens, self.context, self.batch_size, self.seed, self.length = tokens, context, batch_size, seed, length
         # One window fewer than fit, where there is more than one, leaves room for the offset.
-        self.windows = max(1, (len(tokens) - 1) // context - 1)
+        self.windows = max(1, (len(tokens) - length) // context)
         self.epoch, self.starts = None, None
 
     def epoch_starts(self, epoch: int) -> torch.Tensor:
         """Where the windows of an epoch start, in its order, `(windows,)`."""
         if epoch != self.epoch:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-            room = len(self.tokens) - 1 - self.windows * self.context
+            room = len(self.tokens) - self.length - (self.windows - 1) * self.context
             offset = int(torch.randint(room + 1, (), generator=generator))
             order = torch.randperm(self.windows, generator=generator)
             self.epoch, self.starts = epoch, offset + order * self.context
         return self.starts
 
-    def at(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Inputs and targets of a step (counted from 0), `(batch_size, context)` each."""
+    def windows_at(self, step: int) -> torch.Tensor:
+        """The windows of a step (counted from 0), `(batch_size, length)`."""
         rows = []
         for index in range(step * self.batch_size, (step + 1) * self.batch_size):
             start = int(self.epoch_starts(index // self.windows)[index % self.windows])
-            rows.append(self.tokens[start : start + self.context + 1])
-        window = torch.stack(rows)  # (batch_size, context + 1)
-        return window[:, :-1].contiguous(), window[:, 1:].contiguous()
+            rows.append(self.tokens[start : start + self.length])
+        return torch.stack(rows)
+
+
+class NextToken(Windows):
+    """A decoder's task: the token after each of a window."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, text: str, context: int, batch_size: int, seed: int):
+        super().__init__(encode(tokenizer, text), context, batch_size, seed, length=context + 1)
+
+    def at(self, step: int) -> dict[str, torch.Tensor]:
+        """A step's inputs of the model, `(batch_size, context)` each."""
+        windows = self.windows_at(step)
+        targets = windows[:, 1:].contiguous()
+        return {"input_ids": windows[:, :-1].contiguous(), "labels": targets, "shift_labels": targets}
+
+
+class NextPassage(Windows):
+    """An encoder-decoder's task: the encoder reads a passage, and the decoder writes the one after it.
+
+    The two have no token in common. Where the encoder is given the target, as in a well-known tutorial, the loss falls
+    to nothing and nothing is learned.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, text: str, context: int, batch_size: int, seed: int):
+        super().__init__(encode(tokenizer, text), context, batch_size, seed, length=2 * context)
+
+    def at(self, step: int) -> dict[str, torch.Tensor]:
+        """A step's inputs of the model, `(batch_size, context)` each."""
+        source, target = self.windows_at(step).split(self.context, dim=1)
+        return {"input_ids": source.contiguous(), "labels": target.contiguous()}
+
+
+class Copy:
+    """An encoder-decoder's first task: write the source again. Only cross-attention can bring it over.
+
+    Sources are random strings over the characters of the text, of any length up to the context, and end with the end
+    token. No string is seen twice, so that nothing can be learned by heart.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, text: str, context: int, batch_size: int, seed: int):
+        self.letters = encode(tokenizer, "".join(sorted(set(text))))
+        self.end, self.padding = tokenizer.eos_token_id, tokenizer.pad_token_id
+        self.context, self.batch_size, self.seed = context, batch_size, seed
+
+    def at(self, step: int) -> dict[str, torch.Tensor]:
+        """A step's inputs of the model, `(batch_size, context)` each; training never sees those of negative steps."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+        shape = (self.batch_size, self.context)
+        source = self.letters[torch.randint(len(self.letters), shape, generator=generator)]
+        lengths = torch.randint(1, self.context, (self.batch_size, 1), generator=generator)
+        place = torch.arange(self.context)
+        source[place == lengths] = self.end
+        source[place > lengths] = self.padding
+        inside = (place <= lengths).long()
+        return {"input_ids": source, "attention_mask": inside, "labels": source.masked_fill(inside == 0, IGNORED)}
+
+
+TASKS = {"next_token": NextToken, "next_passage": NextPassage, "copy": Copy}

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -10,16 +11,17 @@ from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 from accelerate.utils import ProjectConfiguration, broadcast_object_list, gather_object, set_seed
 from tqdm import tqdm
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
-from modeling import OzymandiasConfig, OzymandiasForCausalLM, preset_config
+from modeling import OzymandiasConfig, preset_config
+from modeling.modeling_ozymandias import model_class
 from tokenizer import build_character_tokenizer
 from training.checkpoints import list_checkpoints, load_checkpoint, recover, save_checkpoint, save_model, writing
 from training.command import UserError, in_one_line
 from training.corpora import load_corpus
-from training.data import Batches, encode
-from training.evaluate import validation_loss
+from training.data import IGNORED, TASKS, encode
+from training.evaluate import expert_load, score_copies, validation_loss
 from training.generate import stream_text
 from training.optimizers import build_optimizers, learning_rate_share
 from training.recipe import Recipe
@@ -77,11 +79,14 @@ class Run:
         self.main = self.accelerator.is_main_process
         self.corpus = load_corpus(recipe.corpus, recipe.accept_changed_corpus)
         self.tokenizer = build_character_tokenizer(self.corpus.train)
-        tokens = encode(self.tokenizer, self.corpus.train)
-        self.batches = Batches(tokens, recipe.context, recipe.batch_size, recipe.seed)
+        task = TASKS[recipe.task]
+        self.batches = task(self.tokenizer, self.corpus.train, recipe.context, recipe.batch_size, recipe.seed)
         set_seed(recipe.seed)
-        self.model = OzymandiasForCausalLM(model_config(recipe, len(self.tokenizer), self.tokenizer))
-        self.model.generation_config = generation_config(self.model.config)
+        config = model_config(recipe, len(self.tokenizer), self.tokenizer)
+        if config.is_encoder_decoder:
+            self.tokenizer.padding_side = "right"  # a source begins at its first position
+        self.model = model_class(config)(config)
+        self.model.generation_config = generation_config(config)
         self.record = RunRecord(output, recipe, self.corpus, self.model.num_parameters(), self.accelerator)
 
     def plan(self) -> str:
@@ -124,17 +129,10 @@ class Run:
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * share
-        inputs, targets = (
-            rows[accelerator.process_index :: accelerator.num_processes]
-            .to(accelerator.device, non_blocking=True)
-            .chunk(recipe.gradient_accumulation_steps)
-            for rows in self.batches.at(self.record.step)
-        )
         losses = []
-        for x, y in zip(inputs, targets, strict=True):
+        for part, weight in self.parts_of(self.batches.at(self.record.step)):
             with accelerator.accumulate(self.model):
-                # Every window has as many targets, so the mean over parts and processes is the mean over tokens.
-                loss = self.model(input_ids=x, labels=y, shift_labels=y, use_cache=False).loss
+                loss = self.model(**part, use_cache=False).loss * weight
                 accelerator.backward(loss)
                 if accelerator.sync_gradients and recipe.gradient_clip:
                     accelerator.clip_grad_norm_(self.model.parameters(), recipe.gradient_clip)
@@ -145,30 +143,71 @@ class Run:
         self.record.step += 1
         return torch.stack(losses).mean()
 
+    def parts_of(self, batch: dict[str, torch.Tensor]) -> Iterator[tuple[dict[str, torch.Tensor], float]]:
+        """This process's parts of a batch, each with the weight that makes the mean of their losses one over tokens.
+
+        The weight is 1 where all parts have as many targets, as windows of a text do.
+        """
+        accelerator, accumulated = self.accelerator, self.recipe.gradient_accumulation_steps
+        targets = int((batch["labels"] != IGNORED).sum())
+        share = {name: rows[accelerator.process_index :: accelerator.num_processes] for name, rows in batch.items()}
+        for rows in zip(*(rows.chunk(accumulated) for rows in share.values()), strict=True):
+            part = dict(zip(share, rows, strict=True))
+            weight = int((part["labels"] != IGNORED).sum()) * accelerator.num_processes * accumulated / targets
+            yield {name: rows.to(accelerator.device, non_blocking=True) for name, rows in part.items()}, weight
+
     def evaluate(self) -> None:
         """Score the validation split, show a sample, and keep the model if it is the best so far."""
         model, record, recipe = self.accelerator.unwrap_model(self.model), self.record, self.recipe
         model.eval()
-        share = validation_loss(
-            model,
-            self.tokenizer,
-            self.corpus.validation,
-            process=self.accelerator.process_index,
-            processes=self.accelerator.num_processes,
-        )
-        loss = sum(gather_object([share]))
+        scores = {}
+        if recipe.task == "copy":
+            loss, scores["exact_match"] = score_copies(model, self.batches)
+        else:
+            share = validation_loss(
+                model,
+                self.tokenizer,
+                self.corpus.validation,
+                process=self.accelerator.process_index,
+                processes=self.accelerator.num_processes,
+            )
+            loss = sum(gather_object([share]))
+        if model.config.feed_forward_type == "moe":
+            shares = expert_load(model, self.tokenizer, self.corpus.validation)
+            scores["busiest_expert"] = float(shares.max())
         sample = ""
         if self.main:
-            pieces = stream_text(
-                model, self.tokenizer, recipe.sample_prompt, recipe.sample_length, temperature=0.8, seed=recipe.seed
+            sample = self.write_sample(model)
+            more = "".join(f", {name.replace('_', ' ')} {value:.1%}" for name, value in scores.items())
+            tqdm.write(
+                f"\nstep {record.step:,}: validation loss {loss:.4f} nats per character{more}\n{sample.strip()}\n"
             )
-            sample = recipe.sample_prompt + "".join(pieces)
-            tqdm.write(f"\nstep {record.step:,}: validation loss {loss:.4f} nats per character\n{sample.strip()}\n")
-        if record.log_evaluation(loss, sample) and self.main:
+        if record.log_evaluation(loss, sample, **scores) and self.main:
             with writing(self.output / BEST) as folder:
                 save_model(folder, model, self.tokenizer)
         record.save()
         model.train()
+
+    def write_sample(self, model: PreTrainedModel) -> str:
+        """What the model writes on from the recipe's prompt, or, of an encoder-decoder, after a held-out source."""
+        recipe = self.recipe
+        if recipe.task == "next_token":
+            pieces = stream_text(
+                model, self.tokenizer, recipe.sample_prompt, recipe.sample_length, temperature=0.8, seed=recipe.seed
+            )
+            return recipe.sample_prompt + "".join(pieces)
+        if recipe.task == "copy":
+            source = {name: rows[:1] for name, rows in self.batches.at(-1).items() if name != "labels"}
+        else:
+            source = {"input_ids": encode(self.tokenizer, self.corpus.validation)[None, : recipe.context]}
+        source = {name: rows.to(model.device) for name, rows in source.items()}
+        with torch.random.fork_rng():
+            torch.manual_seed(recipe.seed)
+            written = model.generate(**source, max_new_tokens=recipe.context, do_sample=recipe.task != "copy")
+        read, written = (
+            self.tokenizer.decode(ids[0], skip_special_tokens=True) for ids in (source["input_ids"], written)
+        )
+        return f"{read} -> {written}"
 
 
 def build_accelerator(recipe: Recipe, output: Path) -> Accelerator:
@@ -207,9 +246,18 @@ def model_config(recipe: Recipe, vocab_size: int, tokenizer: PreTrainedTokenizer
         UserError: an unknown preset or field, or a combination that cannot be built.
     """
     tokens = {name: getattr(tokenizer, name, None) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    fixed = {"vocab_size": vocab_size, "max_position_embeddings": recipe.context, **tokens}
+    if recipe.task != "next_token" and tokenizer is None:
+        tokens["bos_token_id"] = 0  # only looked at here, where a wrong field is to be found early
+    fixed = {
+        "vocab_size": vocab_size,
+        "max_position_embeddings": recipe.context,
+        "is_encoder_decoder": recipe.task != "next_token",
+        **tokens,
+    }
     if clash := sorted(fixed.keys() & recipe.model.keys()):
-        raise UserError(f"model.{clash[0]} is set by the corpus or by --context; leave it out of the model's fields.")
+        raise UserError(
+            f"model.{clash[0]} is set by the corpus, --context or --task; leave it out of the model's fields."
+        )
     try:
         return preset_config(recipe.preset, **{**recipe.model, **fixed})
     except Exception as error:  # transformers has types of its own for a wrong type and a wrong value
@@ -218,7 +266,11 @@ def model_config(recipe: Recipe, vocab_size: int, tokenizer: PreTrainedTokenizer
 
 def generation_config(config: OzymandiasConfig) -> GenerationConfig:
     """How `generate` writes when it is not told: by drawing, and no further than learned positions reach."""
-    learned = config.position_type == "learned"
-    length = {"max_length": config.max_position_embeddings} if learned else {"max_new_tokens": 256}
-    ids = {name: getattr(config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    length = {"max_new_tokens": 256}
+    if config.is_encoder_decoder:
+        length = {"max_new_tokens": config.max_position_embeddings}  # a passage as long as the source
+    elif config.position_type == "learned":
+        length = {"max_length": config.max_position_embeddings}
+    names = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+    ids = {name: getattr(config, name) for name in names}
     return GenerationConfig(do_sample=True, temperature=0.8, top_p=0.95, **length, **ids)

@@ -76,7 +76,7 @@ def build_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optim
     vectors = [p for p in model.parameters() if p.ndim < 2]
     optimizers: list[torch.optim.Optimizer] = []
     if recipe.optimizer == "muon":
-        blocks = {id(p) for p in model.model.layers.parameters() if p.ndim == 2}
+        blocks = {id(p) for name, p in model.named_parameters() if ".layers." in name}
         hidden = [p for p in matrices if id(p) in blocks]
         matrices = [p for p in matrices if id(p) not in blocks]
         if hidden:

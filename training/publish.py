@@ -22,9 +22,10 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, ModelCard, ModelCardData, metadata_load, metadata_save
 from huggingface_hub.errors import HfHubHTTPError
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
+from modeling.conversion import load_model
 from modeling.verify import as_table, certify
 from training.checkpoints import save_model, writing
 from training.command import UserError, in_one_line, run_command
@@ -35,9 +36,9 @@ WAITS = (1, 3, 9)  # seconds before each further try
 
 TRY_MODEL = """
 import sys
-from transformers import AutoModelForCausalLM, AutoTokenizer
-tokenizer = AutoTokenizer.from_pretrained(sys.argv[1], trust_remote_code=True)
-model = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True)
+import transformers
+tokenizer = transformers.AutoTokenizer.from_pretrained(sys.argv[1], trust_remote_code=True)
+model = transformers.{auto_class}.from_pretrained(sys.argv[1], trust_remote_code=True)
 model.generate(**tokenizer("The", return_tensors="pt"), max_new_tokens=8)
 """
 TRY_SPACE = "from space.app import build_page; build_page()"
@@ -71,19 +72,21 @@ def prepare_model(checkpoint: Path, folder: Path, name: str, half: bool, license
     record = json.loads(record_path.read_text(encoding="utf-8"))
     try:
         tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-        model = AutoModelForCausalLM.from_pretrained(checkpoint)
+        model = load_model(checkpoint)
     except Exception as error:  # transformers and safetensors each have their own for a bad checkpoint
         raise UserError(f"{checkpoint} cannot be loaded ({in_one_line(error)[:200]}); train it again.") from error
     with writing(folder) as unfinished:
         save_model(unfinished, model, tokenizer, half)
         shutil.copy(record_path, unfinished / "run.json")
-        certificate = as_table(certify(AutoModelForCausalLM.from_pretrained(unfinished), tokenizer))
-        model_card(record, name, license, certificate).save(unfinished / "README.md")
-        try_in_fresh_process(TRY_MODEL, unfinished, cwd=None)
+        saved = load_model(unfinished)
+        auto_class = next(name for name in saved.config.auto_map if name.startswith("AutoModelFor"))
+        certificate = as_table(certify(saved, tokenizer))
+        model_card(record, name, license, auto_class, certificate).save(unfinished / "README.md")
+        try_in_fresh_process(TRY_MODEL.format(auto_class=auto_class), unfinished, cwd=None)
 
 
-def model_card(record: dict, name: str, license: str, certificate: str) -> ModelCard:
-    """The card of a model, from its run's own record and the table of `modeling.verify`."""
+def model_card(record: dict, name: str, license: str, auto_class: str, certificate: str) -> ModelCard:
+    """The card of a model, from its run's own record, the class that loads it and the table of `modeling.verify`."""
     recipe, corpus = record["recipe"], record["corpus"]
     data = ModelCardData(
         license=license,
@@ -96,6 +99,7 @@ def model_card(record: dict, name: str, license: str, certificate: str) -> Model
         template_path=str(CARD),
         name=name,
         license=license,
+        auto_class=auto_class,
         preset=recipe["preset"],
         context=recipe["context"],
         parameters=f"{record['parameters']:,}",

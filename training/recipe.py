@@ -32,6 +32,12 @@ class Recipe:
     about: str = option("", "one line on what the recipe is for")
     corpus: str = option("sampler", "a corpus of the registry (python -m training.corpora), or a path to a UTF-8 text")
     accept_changed_corpus: bool = option(False, "use a fetched text although it differs from the expected one")
+    task: str = option(
+        "next_token",
+        "next_token for a decoder; next_passage, the text after a source, or copy, the source itself, for an "
+        "encoder-decoder",
+        choices=("next_token", "next_passage", "copy"),
+    )
     preset: str = option("modern", "where the model's config starts: bigram, single-head, multi-head, gpt or modern")
     model: dict = option({}, "fields of OzymandiasConfig that differ from the preset, also as --model.FIELD VALUE")
     context: int = option(64, "tokens that the model sees at once (max_position_embeddings)", least=2)

@@ -75,6 +75,7 @@ class Progress:
     last_loss: float = math.inf
     best_step: int = 0
     best_sample: str = ""
+    best_scores: dict = dataclasses.field(default_factory=dict)
     evaluations_since_best: int = 0
 
 
@@ -120,16 +121,16 @@ class RunRecord(Progress):
         self.log(train_loss=loss, learning_rate=rate, tokens=self.tokens, seconds=self.seconds, tokens_per_second=speed)
         return speed
 
-    def log_evaluation(self, loss: float, sample: str) -> bool:
-        """Note a validation loss; returns whether it is the best so far."""
+    def log_evaluation(self, loss: float, sample: str, **scores: float) -> bool:
+        """Note a validation loss, and other scores beside it; returns whether the loss is the best so far."""
         self.last_loss = loss
         if self.step == 0:
             self.first_loss = loss
         better = loss < self.best_loss
         if better:
-            self.best_loss, self.best_step, self.best_sample = loss, self.step, sample
+            self.best_loss, self.best_step, self.best_sample, self.best_scores = loss, self.step, sample, scores
         self.evaluations_since_best = 0 if better else self.evaluations_since_best + 1
-        self.log(validation_loss=loss, seconds=self.seconds, sample=sample)
+        self.log(validation_loss=loss, **scores, seconds=self.seconds, sample=sample)
         return better
 
     def log(self, **values) -> None:
@@ -169,6 +170,7 @@ class RunRecord(Progress):
             "best_validation_loss": self.best_loss,
             "best_step": self.best_step,
             "final_validation_loss": self.last_loss,
+            **self.best_scores,
             "sample": self.best_sample,
             "device": f"{self.accelerator.device.type}, {os.cpu_count()} cores, {platform.machine()}",
             "processes": self.accelerator.num_processes,

@@ -16,7 +16,17 @@ from training.command import UserError, run_command
 PROJECT = Path(__file__).parent.parent
 BEGIN, END = "<!-- results: written by python -m training.results -->", "<!-- end of results -->"
 # Runs that share these are seeds of one another; how often they were scored or saved does not matter.
-DECISIVE = ("preset", "model", "context", "steps", "batch_size", "optimizer", "learning_rate", "matrix_learning_rate")
+DECISIVE = (
+    "task",
+    "preset",
+    "model",
+    "context",
+    "steps",
+    "batch_size",
+    "optimizer",
+    "learning_rate",
+    "matrix_learning_rate",
+)
 SAMPLE = 70  # characters of a sample in the table
 # The order of the evolution; other runs follow by name.
 ORDER = tuple(PRESETS)
@@ -33,6 +43,13 @@ def read_records(folders: list[Path]) -> list[tuple[str, dict]]:
     return sorted(
         records, key=lambda r: (r[1]["corpus"]["name"] != "poetry", ORDER.index(r[1]["recipe"]["preset"]), r[0])
     )
+
+
+def evolution() -> list[tuple[str, dict]]:
+    """The records of the decoders in the repository."""
+    records = read_records([path.parent for path in (PROJECT / "space" / "checkpoints").glob("*/run.json")])
+    # A record without a task is from before there was more than one.
+    return [(name, record) for name, record in records if record["recipe"].get("task", "next_token") == "next_token"]
 
 
 def table(records: list[tuple[str, dict]]) -> str:
@@ -56,14 +73,23 @@ def seeds_table(records: list[tuple[str, dict]]) -> str:
     for _, record in records:
         recipe = {k: v for k, v in record["recipe"].items() if k in DECISIVE}
         groups.setdefault(json.dumps([record["corpus"]["name"], recipe]), []).append(record)
-    rows = ["| corpus | preset | parameters | seeds | loss, mean | lowest | highest |", "|---|---|--:|--:|--:|--:|--:|"]
+    rows = [
+        "| corpus | preset | changed | parameters | seeds | loss, mean | lowest | highest |",
+        "|---|---|---|--:|--:|--:|--:|--:|",
+    ]
     for group in groups.values():
         first, losses = group[0], [record["best_validation_loss"] for record in group]
         rows.append(
-            f"| {first['corpus']['name']} | `{first['recipe']['preset']}` | {first['parameters']:,} | {len(group)} | "
+            f"| {first['corpus']['name']} | `{first['recipe']['preset']}` | {changes(first['recipe']['model'])} | "
+            f"{first['parameters']:,} | {len(group)} | "
             f"**{mean(losses):.4f}** | {min(losses):.4f} | {max(losses):.4f} |"
         )
     return "\n".join(rows)
+
+
+def changes(fields: dict) -> str:
+    """The fields in which a model differs from its preset."""
+    return ", ".join(f"`{name}: {json.dumps(value)}`" for name, value in fields.items())
 
 
 def one_line(sample: str) -> str:
@@ -84,7 +110,7 @@ def main() -> None:
     text = readme.read_text(encoding="utf-8")
     if BEGIN not in text or END not in text:
         raise UserError(f"{readme} has no place for the table; put these two lines there: {BEGIN} and {END}.")
-    written = table(read_records([p.parent for p in (PROJECT / "space" / "checkpoints").glob("*/run.json")]))
+    written = table(evolution())
     head, tail = text[: text.index(BEGIN)], text[text.index(END) :]
     readme.write_text(f"{head}{BEGIN}\n{written}\n{tail}", encoding="utf-8")
     print(f"wrote {readme}")

@@ -14,6 +14,7 @@ from tokenizer import build_character_tokenizer
 SMALL = {"vocab_size": 61, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 LLAMA = {**SMALL, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3, "num_attention_heads": 6}
 BERT = {**SMALL, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3, "num_attention_heads": 6}
+MIXTRAL = {**LLAMA, "num_key_value_heads": 2, "head_dim": 8, "num_local_experts": 4, "max_position_embeddings": 64}
 NATIVE = {
     "bert": BertConfig(**BERT, max_position_embeddings=64),
     "bert-untied-relu": BertConfig(**BERT, type_vocab_size=3, hidden_act="relu", tie_word_embeddings=False),
@@ -46,13 +47,7 @@ NATIVE = {
             "original_max_position_embeddings": 32,
         },
     ),
-    "mixtral": MixtralConfig(
-        **LLAMA,
-        num_key_value_heads=2,
-        head_dim=8,
-        num_local_experts=4,
-        max_position_embeddings=64,
-    ),
+    "mixtral": MixtralConfig(**MIXTRAL),
     "qwen3": Qwen3Config(
         **LLAMA, num_key_value_heads=1, head_dim=16, rope_parameters={"rope_type": "default", "rope_theta": 1e6}
     ),
@@ -252,7 +247,9 @@ def test_options_that_we_do_not_have_are_refused_by_name():
         from_transformers(OzymandiasForCausalLM(preset_config("gpt", vocab_size=20)))
 
 
-def test_mixtures_balance_their_load_as_mixtral_does():
+def test_mixtures_balance_their_load_as_mixtral_does(monkeypatch):
+    """In one layer: of more, Mixtral adds the loads up before it asks whether they are equal."""
+    monkeypatch.setitem(NATIVE, "mixtral", MixtralConfig(**{**MIXTRAL, "num_hidden_layers": 1}))
     theirs = native("mixtral")
     ours = from_transformers(theirs)
     batch = padded_batch()

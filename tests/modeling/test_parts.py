@@ -178,6 +178,8 @@ def test_load_balancing_loss_is_least_when_experts_share_evenly():
     assert load_balancing_loss((even, even), 1) == pytest.approx(1.0)
     crowded = torch.eye(4)[0].repeat(32, 1) * 50
     assert load_balancing_loss((crowded,), 1) == pytest.approx(4.0)
+    each_another = tuple(torch.eye(4)[layer].repeat(32, 1) * 50 for layer in range(4))
+    assert load_balancing_loss(each_another, 1) == pytest.approx(4.0)  # one layer does not make up for another
     mask = torch.ones(1, 32)
     mask[0, 16:] = 0
     half = torch.cat((even[:16], crowded[16:]))

@@ -1,9 +1,12 @@
+import string
+
 import pytest
 import torch
 
 from tokenizer import build_character_tokenizer
 from training.command import UserError
-from training.data import Batches, encode
+from training.data import IGNORED, TASKS, Copy, NextPassage, NextToken, Windows, encode
+from training.recipe import FIELDS
 
 
 def test_encode_gives_the_tokenizers_ids():
@@ -14,24 +17,31 @@ def test_encode_gives_the_tokenizers_ids():
 
 def test_a_step_is_a_function_of_the_step_alone():
     tokens = torch.arange(1000)
-    straight = Batches(tokens, context=7, batch_size=3, seed=5)
-    seen = [straight.at(step)[0] for step in range(200)]
-    jumping = Batches(tokens, context=7, batch_size=3, seed=5)
+    straight = Windows(tokens, context=7, batch_size=3, seed=5, length=8)
+    seen = [straight.windows_at(step) for step in range(200)]
+    jumping = Windows(tokens, context=7, batch_size=3, seed=5, length=8)
     for step in (150, 3, 199, 47):
-        assert torch.equal(jumping.at(step)[0], seen[step])
-    other = Batches(tokens, context=7, batch_size=3, seed=6)
-    assert not torch.equal(other.at(0)[0], seen[0])
+        assert torch.equal(jumping.windows_at(step), seen[step])
+    other = Windows(tokens, context=7, batch_size=3, seed=6, length=8)
+    assert not torch.equal(other.windows_at(0), seen[0])
 
 
 def test_targets_are_the_next_tokens():
-    inputs, targets = Batches(torch.arange(500), context=16, batch_size=4, seed=0).at(9)
-    assert inputs.shape == targets.shape == (4, 16)
-    assert torch.equal(targets, inputs + 1)
+    text = string.ascii_letters * 20
+    tokenizer = build_character_tokenizer(text)
+    batch = NextToken(tokenizer, text, context=16, batch_size=4, seed=0).at(9)
+    assert batch["input_ids"].shape == batch["labels"].shape == (4, 16)
+    assert all(
+        "".join(tokenizer.batch_decode([x, y[-1:]])) in text
+        for x, y in zip(batch["input_ids"], batch["labels"], strict=True)
+    )
+    assert torch.equal(batch["input_ids"][:, 1:], batch["labels"][:, :-1])
+    assert batch["shift_labels"] is batch["labels"]
 
 
 def test_an_epoch_sees_no_token_twice_and_hardly_leaves_one_out():
-    batches = Batches(torch.arange(1001), context=10, batch_size=9, seed=0)
-    epochs = [torch.cat([batches.at(step)[0] for step in range(11 * e, 11 * e + 11)]) for e in range(3)]
+    batches = Windows(torch.arange(1001), context=10, batch_size=9, seed=0, length=11)
+    epochs = [torch.cat([batches.windows_at(step)[:, :-1] for step in range(11 * e, 11 * e + 11)]) for e in range(3)]
     for windows in epochs:  # 11 steps of 9 windows
         assert windows.shape == (99, 10)
         assert len(windows.unique()) == 990
@@ -40,11 +50,46 @@ def test_an_epoch_sees_no_token_twice_and_hardly_leaves_one_out():
 
 
 def test_stream_of_exactly_one_window():
-    inputs, targets = Batches(torch.arange(9), context=8, batch_size=2, seed=0).at(3)
-    assert inputs.tolist() == [list(range(8))] * 2
-    assert targets.tolist() == [list(range(1, 9))] * 2
+    windows = Windows(torch.arange(9), context=8, batch_size=2, seed=0, length=9).windows_at(3)
+    assert windows.tolist() == [list(range(9))] * 2
 
 
 def test_stream_shorter_than_a_window_is_refused():
     with pytest.raises(UserError, match=r"8 tokens.*9 of one window.*--context"):
-        Batches(torch.arange(8), context=8, batch_size=2, seed=0)
+        Windows(torch.arange(8), context=8, batch_size=2, seed=0, length=9)
+
+
+def test_a_passage_is_followed_by_the_next_and_holds_nothing_of_it():
+    """The loss of a model whose encoder is given the target falls to nothing, and it has learned nothing."""
+    text = "".join(map(chr, range(0x4E00, 0x4E00 + 500)))  # no character twice
+    task = NextPassage(build_character_tokenizer(text), text, context=16, batch_size=4, seed=0)
+    batch = task.at(5)
+    assert batch["input_ids"].shape == batch["labels"].shape == (4, 16)
+    for source, target in zip(batch["input_ids"], batch["labels"], strict=True):
+        assert int(target[0]) == int(source[-1]) + 1
+        assert not set(source.tolist()) & set(target.tolist())
+    starts = torch.cat([task.at(step)["labels"][:, 0] for step in range(7)])
+    assert len(starts.unique()) == 28  # of 29 windows in an epoch
+
+
+def test_copies_are_random_strings_with_an_end_and_padding():
+    text = "the moon upon"
+    tokenizer = build_character_tokenizer(text)
+    task = Copy(tokenizer, text, context=12, batch_size=50, seed=0)
+    batch = task.at(3)
+    lengths = batch["attention_mask"].sum(1)
+    assert lengths.min() == 2
+    assert lengths.max() == 12
+    for row in range(50):
+        written, rest = batch["input_ids"][row].split([int(lengths[row]), 12 - int(lengths[row])])
+        assert written[-1] == tokenizer.eos_token_id
+        assert set(tokenizer.decode(written[:-1])) <= set(text)
+        assert (rest == tokenizer.pad_token_id).all()
+        assert torch.equal(batch["labels"][row, : len(written)], written)
+        assert (batch["labels"][row, len(written) :] == IGNORED).all()
+    assert torch.equal(task.at(3)["input_ids"], batch["input_ids"])
+    assert not torch.equal(task.at(-3)["input_ids"], batch["input_ids"])
+
+
+def test_recipes_know_the_tasks():
+    assert FIELDS["task"].metadata["choices"] == tuple(TASKS)

@@ -8,7 +8,8 @@ from modeling import OzymandiasForCausalLM, preset_config
 from tests.conftest import run
 from tokenizer import build_character_tokenizer
 from training.command import UserError
-from training.evaluate import IGNORED, sliding_windows, validation_loss
+from training.data import IGNORED
+from training.evaluate import sliding_windows, validation_loss
 
 
 @pytest.mark.parametrize("length", [2, 7, 8, 9, 12, 13, 40, 41, 1000])
@@ -63,7 +64,7 @@ def test_shares_of_several_processes_add_up_and_the_mode_is_kept():
 
 def test_nothing_to_score_is_told():
     model, tokenizer = model_and_tokenizer("ab")
-    with pytest.raises(UserError, match="fewer than 2"):
+    with pytest.raises(UserError, match="nothing to score"):
         validation_loss(model, tokenizer, "a")
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import time
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from tests.conftest import PROJECT, run
 from training.checkpoints import list_checkpoints
@@ -41,6 +42,52 @@ def metrics(folder) -> list[dict]:
     """The lines of `metrics.jsonl` without what depends on the clock."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     return [{k: v for k, v in line.items() if k not in ("seconds", "tokens_per_second")} for line in lines]
+
+
+ENCODER_DECODER = {"steps": 12, "evaluate_every": 6, "checkpoint_every": 6, "context": 16, "batch_size": 8}
+
+
+def test_an_encoder_decoder_learns_to_write_the_next_passage_and_resumes(tmp_path):
+    fields = {**ENCODER_DECODER, "task": "next_passage", "gradient_accumulation_steps": 2}
+    model = {"model.position_type": "learned", "model.num_hidden_layers": 1}
+    run(*arguments(tmp_path / "whole", **fields, **model))
+    run(*arguments(tmp_path / "parts", **fields, **model))
+    record = json.loads((tmp_path / "whole" / "run.json").read_text())
+    assert record["best_validation_loss"] < record["first_validation_loss"] - 0.3
+    assert " -> " in record["sample"]
+    saved = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "whole" / "best")
+    assert AutoTokenizer.from_pretrained(tmp_path / "whole" / "best").padding_side == "right"
+    assert saved.lm_head.weight.data_ptr() == saved.encoder.embed_tokens.weight.data_ptr()
+    # Back to the checkpoint in the middle: what comes after it is the same.
+    shutil.rmtree(tmp_path / "parts" / "checkpoint-12")
+    unfinished = {**json.loads((tmp_path / "parts" / "run.json").read_text()), "finished": False}
+    (tmp_path / "parts" / "run.json").write_text(json.dumps(unfinished))
+    assert "going on from step 6" in run(*arguments(tmp_path / "parts", **fields, **model)).stdout
+    assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
+    said = run("-m", "training.evaluate", tmp_path / "whole" / "best", "--corpus", "sampler").stdout
+    assert f"{record['best_validation_loss']:.4f} nats per character" in said
+
+
+def test_a_mixture_says_how_its_load_is_spread(tmp_path):
+    model = {"feed_forward_type": "moe", "num_local_experts": 4, "output_router_logits": "true"}
+    fields = {f"model.{name}": value for name, value in model.items()}
+    run(*arguments(tmp_path / "run", steps=4, context=32, batch_size=4, **fields))
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert 0.25 <= record["busiest_expert"] < 0.6
+    said = run("-m", "training.evaluate", tmp_path / "run" / "best", "--corpus", "sampler").stdout
+    shares = [float(word.rstrip("%")) for word in said.splitlines()[1].split(": ")[1].split()]
+    assert sum(shares) == pytest.approx(100, abs=0.3)
+
+
+@pytest.mark.slow
+def test_an_encoder_decoder_learns_to_copy(tmp_path):
+    """The recipe at its full length, on strings of up to 23 characters that training never saw."""
+    begun = time.monotonic()
+    run(*arguments(tmp_path / "copy", recipe="copy"), timeout=280)
+    seconds = time.monotonic() - begun
+    record = json.loads((tmp_path / "copy" / "run.json").read_text())
+    print(f"copied exactly: {record['exact_match']:.1%}, after {seconds:.0f} s in all")
+    assert record["exact_match"] >= 0.99
 
 
 def test_a_run_leaves_all_that_is_promised(trained):

@@ -7,21 +7,15 @@ from training import results
 from training.command import UserError
 
 
-def records():
-    return results.read_records(
-        [path.parent for path in (results.PROJECT / "space" / "checkpoints").glob("*/run.json")]
-    )
-
-
 def test_the_readme_has_the_table_of_the_records():
     """Written by the command, not by hand; run `python -m training.results` when this fails."""
     readme = (results.PROJECT / "README.md").read_text(encoding="utf-8")
     begin, end = readme.index(results.BEGIN) + len(results.BEGIN), readme.index(results.END)
-    assert readme[begin:end].strip() == results.table(records())
+    assert readme[begin:end].strip() == results.table(results.evolution())
 
 
 def test_the_evolution_stands_in_its_order_and_each_step_is_better():
-    poetry = [record for _, record in records() if record["corpus"]["name"] == "poetry"]
+    poetry = [record for _, record in results.evolution() if record["corpus"]["name"] == "poetry"]
     assert [record["recipe"]["preset"] for record in poetry] == list(results.ORDER)
     losses = [record["best_validation_loss"] for record in poetry]
     assert losses == sorted(losses, reverse=True)

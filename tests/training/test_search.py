@@ -1,0 +1,100 @@
+import itertools
+import os
+
+import pytest
+import torch
+
+from modeling import OzymandiasForConditionalGeneration, OzymandiasForMaskedLM, preset_config
+from tests.conftest import run
+from tokenizer import build_character_tokenizer
+from training.search import compare, cut_passages, embed, passage_vectors
+
+TEXT = (
+    "The first sentence is here. The second one, a little longer, follows it!\n\n"
+    "A new paragraph begins. “And a voice speaks.” It says a word: incomprehensibilities.\n\n\n  \nEnd\n"
+)
+
+
+@pytest.mark.parametrize("longest", [5, 12, 30, 60, 1000])
+def test_passages_cover_the_text_in_order_and_keep_their_length(longest):
+    passages = cut_passages(TEXT, longest)
+    assert all(0 < end - begin <= longest for begin, end in passages)
+    assert all(one[1] <= other[0] for one, other in itertools.pairwise(passages))
+    assert "".join("".join(TEXT[b:e] for b, e in passages).split()) == "".join(TEXT.split())
+    # No passage goes over the end of a paragraph.
+    assert not any("\n\n" in TEXT[b:e] for b, e in passages)
+
+
+def test_passages_end_with_sentences_where_these_fit():
+    texts = [TEXT[b:e].strip() for b, e in cut_passages(TEXT, 60)]
+    assert texts[0] == "The first sentence is here."
+    assert texts[2:4] == ["A new paragraph begins. “And a voice speaks.”", "It says a word: incomprehensibilities."]
+
+
+def test_no_passage_without_text():
+    assert cut_passages(" \n\n ", 10) == []
+
+
+def build(folder=None, **fields):
+    tokenizer = build_character_tokenizer(TEXT)
+    torch.manual_seed(0)
+    tokens = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    config = preset_config("gpt", vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=1, **tokens, **fields)
+    model_class = OzymandiasForConditionalGeneration if config.is_encoder_decoder else OzymandiasForMaskedLM
+    model = model_class(config).eval()
+    if folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    return model, tokenizer
+
+
+@pytest.mark.parametrize("fields", [{"is_encoder_decoder": True}, {"is_causal": False}])
+def test_a_text_has_the_same_vector_alone_and_beside_a_longer_one(fields):
+    model, tokenizer = build(**fields)
+    alone = embed(model, tokenizer, ["a word"], progress=False)
+    beside = embed(model, tokenizer, ["a word", "The second one, a little longer"], progress=False)
+    assert alone.shape == (1, 32)
+    torch.testing.assert_close(alone[0], beside[0], atol=1e-5, rtol=1e-4)
+
+
+def test_a_passage_is_nearest_to_itself():
+    model, tokenizer = build(is_encoder_decoder=True)
+    texts = [TEXT[b:e] for b, e in cut_passages(TEXT, 60)]
+    vectors = embed(model, tokenizer, texts, progress=False)
+    for index, text in enumerate(texts):
+        scores = compare(vectors, embed(model, tokenizer, [text], progress=False)[0])
+        assert int(scores.argmax()) == index
+        assert scores.max() == pytest.approx(1, abs=1e-4)
+
+
+def test_vectors_are_kept_and_made_anew_for_another_model_or_a_damaged_file(tmp_path):
+    model, tokenizer = build(is_encoder_decoder=True)
+    path = tmp_path / "vectors.safetensors"
+    passages, vectors = passage_vectors(model, tokenizer, TEXT, path)
+    assert vectors.shape == (len(passages), 32)
+    written = os.stat(path).st_mtime_ns
+    assert torch.equal(passage_vectors(model, tokenizer, TEXT, path)[1], vectors)
+    assert os.stat(path).st_mtime_ns == written
+    torch.nn.init.normal_(model.encoder.embed_tokens.weight)
+    other = passage_vectors(model, tokenizer, TEXT, path)[1]
+    assert not torch.equal(other, vectors)
+    path.write_bytes(b"half a file")
+    assert torch.equal(passage_vectors(model, tokenizer, TEXT, path)[1], other)
+
+
+def test_command(tmp_path):
+    build(tmp_path / "model", is_encoder_decoder=True)
+    (tmp_path / "my.txt").write_text(TEXT, encoding="utf-8")
+    options = ["--corpus", tmp_path / "my.txt", "--vectors", tmp_path / "v.safetensors", "--top", 2]
+    said = run("-m", "training.search", "A new paragraph begins.", "--checkpoint", tmp_path / "model", *options).stdout
+    assert len(said.splitlines()) == 2
+    assert float(said.split()[0]) >= float(said.splitlines()[1].split()[0])
+    for wrong, words in (
+        (["  ", "--checkpoint", tmp_path / "model"], "nothing to look for"),
+        (["a", "--checkpoint", tmp_path / "none"], "cannot be loaded"),
+        (["a", "--checkpoint", "space/checkpoints/poetry-gpt"], "is a decoder"),
+    ):
+        refused = run("-m", "training.search", *wrong, *options, check=False)
+        assert refused.returncode == 1
+        assert words in refused.stderr
+        assert "Traceback" not in refused.stderr
