@@ -54,6 +54,7 @@ def served_models() -> dict[str, Served]:
     return models
 
 
+@lru_cache
 def label(name: str, folder: Path) -> str:
     """`Poetry 4: gpt, 0.84M, loss 1.62`, with the number of parameters, from the run record beside the weights."""
     record = json.loads((folder / "run.json").read_text(encoding="utf-8"))

@@ -92,6 +92,35 @@ class NextPassage(Windows):
         return {"input_ids": source.contiguous(), "labels": target.contiguous()}
 
 
+class Masked(Windows):
+    """An encoder's task: what stands in the gaps of a window, from what is on both sides of them.
+
+    The gaps are whole spans, since a single hidden character is told by the word around it. Source: Joshi et al.,
+    "SpanBERT", 2019, https://arxiv.org/abs/1907.10529, section 3.1.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, text: str, context: int, batch_size: int, seed: int):
+        super().__init__(encode(tokenizer, text), context, batch_size, seed, length=context)
+        self.mask = tokenizer.mask_token_id
+
+    def at(self, step: int) -> dict[str, torch.Tensor]:
+        """A step's inputs of the model, `(batch_size, context)` each."""
+        inputs, targets = mask_spans(self.windows_at(step), self.mask, self.seed * 1_000_003 + step)
+        return {"input_ids": inputs, "labels": targets}
+
+
+def mask_spans(windows: torch.Tensor, mask: int, seed: int, longest: int = 10) -> tuple[torch.Tensor, torch.Tensor]:
+    """Hide about a fifth of each window in spans of 1 to `longest` tokens; returns inputs and targets."""
+    generator = torch.Generator().manual_seed(seed)
+    begins = torch.rand(windows.shape, generator=generator) < 0.22 * 2 / (longest + 1)
+    begins[:, 0] |= ~begins.any(dim=1)  # a window without a gap would have no loss
+    lengths = begins * torch.randint(1, longest + 1, windows.shape, generator=generator)
+    hidden = lengths > 0
+    for further in range(1, longest):
+        hidden[:, further:] |= lengths[:, :-further] > further
+    return windows.masked_fill(hidden, mask), windows.masked_fill(~hidden, IGNORED)
+
+
 class Copy:
     """An encoder-decoder's first task: write the source again. Only cross-attention can bring it over.
 
@@ -117,4 +146,4 @@ class Copy:
         return {"input_ids": source, "attention_mask": inside, "labels": source.masked_fill(inside == 0, IGNORED)}
 
 
-TASKS = {"next_token": NextToken, "next_passage": NextPassage, "copy": Copy}
+TASKS = {"next_token": NextToken, "masked": Masked, "next_passage": NextPassage, "copy": Copy}

@@ -5,8 +5,9 @@
 For a decoder windows of the model's context slide by half their length and each character is scored once, with at
 least half a context before it (the first window scores all of its own). The first character has nothing before it and
 is not scored. For an encoder-decoder the text is cut into passages of its context, and each but the first is scored
-after the one before it as the source. A character that the vocabulary lacks is scored as the bytes that encode it, so
-that losses of different vocabularies compare.
+after the one before it as the source. For an encoder gaps are made in every window of its context, always the same,
+and what they hide is scored. A character that the vocabulary lacks is scored as the bytes that encode it, so that
+losses of different vocabularies compare.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from modeling.conversion import load_model
 from training.command import UserError, run_command
 from training.corpora import NAMES, load_corpus
-from training.data import IGNORED, Copy, encode
+from training.data import IGNORED, Copy, encode, mask_spans
 
 
 def sliding_windows(tokens: torch.Tensor, context: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -41,6 +42,12 @@ def passages(tokens: torch.Tensor, context: int) -> tuple[torch.Tensor, torch.Te
     missing = -len(tokens) % context
     rows = nn.functional.pad(tokens, (0, missing), value=IGNORED).view(-1, context)
     return rows[:-1], rows[1:]
+
+
+def whole_windows(tokens: torch.Tensor, context: int) -> torch.Tensor:
+    """A text cut into windows, `(windows, context)`, or shorter where the text is; the last rest is left out."""
+    length = min(len(tokens), context)
+    return tokens[: len(tokens) // length * length].view(-1, length)
 
 
 @torch.no_grad()
@@ -70,14 +77,19 @@ def validation_loss(
         raise UserError(
             f"a text of {len(text)} characters has nothing to score after the first {given}; give a longer one."
         )
-    inputs, targets = (passages if both else sliding_windows)(tokens, context)
+    if not model.config.is_causal:
+        inputs, targets = mask_spans(whole_windows(tokens, context), tokenizer.mask_token_id, seed=0)
+        scored = int((targets != IGNORED).sum())
+    else:
+        inputs, targets = (passages if both else sliding_windows)(tokens, context)
+        scored = len(text) - given
     total = 0.0
     for x, y in zip(
         inputs[process::processes].split(batch_size), targets[process::processes].split(batch_size), strict=True
     ):
         batch = {"input_ids": x, "labels": y} if both else {"input_ids": x}
         total += float(summed_loss(model, batch, y))
-    return total / (len(text) - given)
+    return total / scored
 
 
 @torch.no_grad()
@@ -98,9 +110,7 @@ def expert_load(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text
 
     A row sums to 1; with a balanced load every expert has `1 / experts`.
     """
-    tokens = encode(tokenizer, text)
-    length = min(len(tokens), model.config.max_position_embeddings)
-    inputs = tokens[: len(tokens) // length * length].view(-1, length)
+    inputs = whole_windows(encode(tokenizer, text), model.config.max_position_embeddings)
     model.eval()
     counts = torch.zeros(model.config.num_hidden_layers, model.config.num_local_experts)
     for x in inputs.split(64):

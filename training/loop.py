@@ -20,7 +20,7 @@ from tokenizer import build_character_tokenizer
 from training.checkpoints import list_checkpoints, load_checkpoint, recover, save_checkpoint, save_model, writing
 from training.command import UserError, in_one_line
 from training.corpora import load_corpus
-from training.data import IGNORED, TASKS, encode
+from training.data import IGNORED, TASKS, encode, mask_spans
 from training.evaluate import expert_load, score_copies, validation_loss
 from training.generate import stream_text
 from training.optimizers import build_optimizers, learning_rate_share
@@ -78,15 +78,16 @@ class Run:
         self.accelerator = build_accelerator(recipe, output)
         self.main = self.accelerator.is_main_process
         self.corpus = load_corpus(recipe.corpus, recipe.accept_changed_corpus)
-        self.tokenizer = build_character_tokenizer(self.corpus.train)
+        self.tokenizer = build_character_tokenizer(self.corpus.train, with_mask=recipe.task == "masked")
         task = TASKS[recipe.task]
         self.batches = task(self.tokenizer, self.corpus.train, recipe.context, recipe.batch_size, recipe.seed)
         set_seed(recipe.seed)
         config = model_config(recipe, len(self.tokenizer), self.tokenizer)
-        if config.is_encoder_decoder:
-            self.tokenizer.padding_side = "right"  # a source begins at its first position
         self.model = model_class(config)(config)
-        self.model.generation_config = generation_config(config)
+        if self.model.can_generate():
+            self.model.generation_config = generation_config(config)
+        if recipe.task != "next_token":
+            self.tokenizer.padding_side = "right"  # what an encoder reads begins at its first position
         self.record = RunRecord(output, recipe, self.corpus, self.model.num_parameters(), self.accelerator)
 
     def plan(self) -> str:
@@ -189,25 +190,27 @@ class Run:
         model.train()
 
     def write_sample(self, model: PreTrainedModel) -> str:
-        """What the model writes on from the recipe's prompt, or, of an encoder-decoder, after a held-out source."""
-        recipe = self.recipe
+        """What the model writes on from the recipe's prompt, or, where an encoder reads it, what comes of that."""
+        recipe, tokenizer = self.recipe, self.tokenizer
         if recipe.task == "next_token":
             pieces = stream_text(
-                model, self.tokenizer, recipe.sample_prompt, recipe.sample_length, temperature=0.8, seed=recipe.seed
+                model, tokenizer, recipe.sample_prompt, recipe.sample_length, temperature=0.8, seed=recipe.seed
             )
             return recipe.sample_prompt + "".join(pieces)
+        read = encode(tokenizer, recipe.sample_prompt)[None, -recipe.context :].to(model.device)
+        if recipe.task == "masked":
+            read, hidden = mask_spans(read.cpu(), tokenizer.mask_token_id, seed=0)
+            with torch.no_grad():
+                filled = model(read.to(model.device)).logits.argmax(-1).cpu()
+            written = torch.where(hidden == IGNORED, read, filled)
+            return f"{tokenizer.decode(read[0]).replace(tokenizer.mask_token, '_')} -> {tokenizer.decode(written[0])}"
         if recipe.task == "copy":
-            source = {name: rows[:1] for name, rows in self.batches.at(-1).items() if name != "labels"}
-        else:
-            source = {"input_ids": encode(self.tokenizer, self.corpus.validation)[None, : recipe.context]}
-        source = {name: rows.to(model.device) for name, rows in source.items()}
+            read = self.batches.at(-1)["input_ids"][:1].to(model.device)
+        mask = (read != tokenizer.pad_token_id).long()
         with torch.random.fork_rng():
             torch.manual_seed(recipe.seed)
-            written = model.generate(**source, max_new_tokens=recipe.context, do_sample=recipe.task != "copy")
-        read, written = (
-            self.tokenizer.decode(ids[0], skip_special_tokens=True) for ids in (source["input_ids"], written)
-        )
-        return f"{read} -> {written}"
+            written = model.generate(read, attention_mask=mask, do_sample=recipe.task != "copy")
+        return " -> ".join(tokenizer.decode(ids[0], skip_special_tokens=True) for ids in (read, written))
 
 
 def build_accelerator(recipe: Recipe, output: Path) -> Accelerator:
@@ -251,7 +254,8 @@ def model_config(recipe: Recipe, vocab_size: int, tokenizer: PreTrainedTokenizer
     fixed = {
         "vocab_size": vocab_size,
         "max_position_embeddings": recipe.context,
-        "is_encoder_decoder": recipe.task != "next_token",
+        "is_encoder_decoder": recipe.task in ("next_passage", "copy"),
+        "is_causal": recipe.task != "masked",
         **tokens,
     }
     if clash := sorted(fixed.keys() & recipe.model.keys()):

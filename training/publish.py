@@ -32,6 +32,12 @@ from training.command import UserError, in_one_line, run_command
 
 PROJECT = Path(__file__).parent.parent
 CARD = Path(__file__).with_name("model_card.md")
+DOES = {
+    "next_token": "writes one character at a time",
+    "masked": "fills gaps in a text, and gives each of its words a vector",
+    "next_passage": "reads a passage and writes the next one, a character at a time",
+    "copy": "copies what it reads, a character at a time",
+}
 WAITS = (1, 3, 9)  # seconds before each further try
 
 TRY_MODEL = """
@@ -39,7 +45,8 @@ import sys
 import transformers
 tokenizer = transformers.AutoTokenizer.from_pretrained(sys.argv[1], trust_remote_code=True)
 model = transformers.{auto_class}.from_pretrained(sys.argv[1], trust_remote_code=True)
-model.generate(**tokenizer("The", return_tensors="pt"), max_new_tokens=8)
+inputs = tokenizer("The", return_tensors="pt")
+model.generate(**inputs, max_new_tokens=8) if model.can_generate() else model(**inputs)
 """
 TRY_SPACE = "from space.app import build_page; build_page()"
 # The Space's start: the packages lie beside it, and the model is pinned to what was pushed with it.
@@ -91,7 +98,7 @@ def model_card(record: dict, name: str, license: str, auto_class: str, certifica
     data = ModelCardData(
         license=license,
         library_name="transformers",
-        pipeline_tag="text-generation",
+        pipeline_tag="fill-mask" if auto_class == "AutoModelForMaskedLM" else "text-generation",
         tags=["ozymandias", "character-level", "from-scratch", "custom_code"],
     )
     return ModelCard.from_template(
@@ -101,6 +108,8 @@ def model_card(record: dict, name: str, license: str, auto_class: str, certifica
         license=license,
         auto_class=auto_class,
         preset=recipe["preset"],
+        task=DOES[recipe.get("task", "next_token")],
+        unit="character in a gap" if recipe.get("task") == "masked" else "character",
         context=recipe["context"],
         parameters=f"{record['parameters']:,}",
         corpus=corpus["name"],

@@ -34,9 +34,9 @@ class Recipe:
     accept_changed_corpus: bool = option(False, "use a fetched text although it differs from the expected one")
     task: str = option(
         "next_token",
-        "next_token for a decoder; next_passage, the text after a source, or copy, the source itself, for an "
-        "encoder-decoder",
-        choices=("next_token", "next_passage", "copy"),
+        "next_token for a decoder; masked, what stands in gaps, for an encoder; next_passage, the text after a source, "
+        "or copy, the source itself, for an encoder-decoder",
+        choices=("next_token", "masked", "next_passage", "copy"),
     )
     preset: str = option("modern", "where the model's config starts: bigram, single-head, multi-head, gpt or modern")
     model: dict = option({}, "fields of OzymandiasConfig that differ from the preset, also as --model.FIELD VALUE")
@@ -66,7 +66,9 @@ class Recipe:
     checkpoint_every: int = option(250, "steps between checkpoints to resume from", least=1)
     keep_checkpoints: int = option(2, "how many of them are kept", least=1)
     log_every: int = option(10, "steps between lines in metrics.jsonl", least=1)
-    sample_prompt: str = option("\n", "the text that the sample at each evaluation goes on from")
+    sample_prompt: str = option(
+        "\n", "the text that the sample at each evaluation goes on from, or that an encoder reads"
+    )
     sample_length: int = option(200, "tokens of that sample", least=0)
     trackers: list = option([], "trackers of Accelerate besides metrics.jsonl: trackio, tensorboard ...")
     expected_loss: float | None = option(None, "the validation loss that this recipe has reached")

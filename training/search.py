@@ -3,7 +3,9 @@
     python -m training.search "the tin woodman weeps"
     python -m training.search "a storm at sea" --corpus my.txt --checkpoint runs/mine/best --top 3
 
-The first search in a text makes the vectors of all its passages and keeps them as safetensors; later ones read them.
+A passage has one vector for each of its words, which knows the words around it. The first search in a text makes those
+of all its passages and keeps them as safetensors; later ones read them. Each line has a score, at most 1, the place of
+the passage in the text, and the passage.
 """
 
 import argparse
@@ -23,7 +25,8 @@ from modeling.conversion import load_model
 from training.command import UserError, in_one_line, run_command
 from training.corpora import NAMES, cache_folder, load_corpus
 
-CHECKPOINT = Path(__file__).parent.parent / "space" / "checkpoints" / "oz-next-passage"
+CHECKPOINT = Path(__file__).parent.parent / "space" / "checkpoints" / "oz-encoder"
+WORD = re.compile(r"\w+")
 SENTENCE = re.compile(r"[^.!?…]*[.!?…]*[”’\"')\]]*\s*", re.DOTALL)
 
 
@@ -52,63 +55,80 @@ def cut_passages(text: str, longest: int) -> list[tuple[int, int]]:
 
 
 @torch.no_grad()
-def embed(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str], progress: bool) -> torch.Tensor:
-    """The mean of an encoder's last hidden states over each text, `(texts, hidden)`."""
+def embed(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str], progress: bool
+) -> list[torch.Tensor]:
+    """One vector for each word of each text, `(words, hidden)`: the mean of the encoder's states over its characters.
+
+    A text without a word has one vector, of all its characters.
+    """
     encoder = model.encoder if model.config.is_encoder_decoder else model.base_model
     tokenizer.padding_side = "right"
     longest = model.config.max_position_embeddings
     vectors = []
     for start in tqdm(range(0, len(texts), 64), unit="batch", disable=not progress):
-        batch = tokenizer(
-            texts[start : start + 64], padding=True, truncation=True, max_length=longest, return_tensors="pt"
-        )
-        inside = batch["attention_mask"][..., None]  # (batch, length, 1)
+        some = texts[start : start + 64]
+        batch = tokenizer(some, padding=True, truncation=True, max_length=longest, return_tensors="pt")
         states = encoder(batch["input_ids"], batch["attention_mask"])[0]  # (batch, length, hidden)
-        vectors.append((states * inside).sum(1) / inside.sum(1))
-    return torch.cat(vectors)
+        for row, text in enumerate(some):
+            ends = [(word.start(), word.end() - 1) for word in WORD.finditer(text)]
+            words = [tuple(batch.char_to_token(row, place) for place in end) for end in ends]
+            words = [(first, last) for first, last in words if None not in (first, last)]  # some can be cut off
+            words = words or [(0, int(batch["attention_mask"][row].sum()) - 1)]
+            vectors.append(torch.stack([states[row, first : last + 1].mean(0) for first, last in words]))
+    return vectors
 
 
-def compare(vectors: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
-    """The cosine of `query` `(hidden)` with each of `vectors` `(texts, hidden)`, after what all share is taken off.
+def compare(query: torch.Tensor, vectors: torch.Tensor, passages: torch.Tensor) -> torch.Tensor:
+    """The score of each passage: the mean, over the words of a query, of the cosine with their nearest word in it.
 
-    Vectors of one encoder lie in a narrow cone, in which all texts seem alike; their mean is its axis. Source: Mu and
-    Viswanath, "All-but-the-Top", 2018, https://arxiv.org/abs/1702.01417.
+    Source: Khattab and Zaharia, "ColBERT", 2020, https://arxiv.org/abs/2004.12832, equation 3. What all words share is
+    taken off first, without which all seem alike (Mu and Viswanath, 2018, https://arxiv.org/abs/1702.01417).
+
+    Args:
+        query: `(query words, hidden)`.
+        vectors: those of all words of all passages, `(words, hidden)`.
+        passages: the number of the passage that each word stands in, `(words,)`, from 0.
     """
     mean = vectors.mean(0)
-    return nn.functional.cosine_similarity(vectors - mean, (query - mean)[None])
+    words = nn.functional.normalize(vectors - mean, dim=-1)
+    cosines = nn.functional.normalize(query - mean, dim=-1) @ words.T  # (query words, words)
+    best = torch.full((len(query), int(passages.max()) + 1), -1.0)
+    return best.scatter_reduce(1, passages.expand_as(cosines), cosines, "amax").mean(0)  # (passages,)
 
 
 def passage_vectors(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str, path: Path | None = None
-) -> tuple[list[tuple[int, int]], torch.Tensor]:
-    """The passages of a text and their vectors, from the file at `path` where it has those of this model and text.
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str], path: Path | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The vectors of all words of some passages, and which passage each stands in, as [`compare`] takes them.
+
+    They come from the file at `path` where it has those of this model and these texts; else they are written there.
 
     Raises:
-        UserError: a text without a passage, or a file that cannot be written.
+        UserError: the file cannot be written.
     """
-    passages = cut_passages(text, model.config.max_position_embeddings)
-    if not passages:
-        raise UserError("the text has no passage to search; give a longer one.")
     weights = hashlib.sha256()
     for name, weight in sorted(model.state_dict().items()):
         weights.update(name.encode() + weight.float().cpu().numpy().tobytes())
-    of = {"model": weights.hexdigest(), "text": hashlib.sha256(text.encode()).hexdigest()}
-    path = path or cache_folder() / "vectors" / f"{of['model'][:16]}-{of['text'][:16]}.safetensors"
+    of = {"model": weights.hexdigest(), "texts": hashlib.sha256("\0".join(texts).encode()).hexdigest()}
+    path = path or cache_folder() / "vectors" / f"{of['model'][:16]}-{of['texts'][:16]}.safetensors"
     try:
         with safe_open(path, "pt") as file:
             if file.metadata() == of:
-                return passages, file.get_tensor("vectors")
+                return file.get_tensor("vectors").float(), file.get_tensor("passages")
     except (OSError, SafetensorError):
         pass  # none yet, or not whole: they are made anew
-    vectors = embed(model, tokenizer, [text[begin:end] for begin, end in passages], progress=True)
+    words = embed(model, tokenizer, texts, progress=True)
+    vectors = torch.cat(words).half()  # half as large; the scores change by less than a thousandth
+    passages = torch.arange(len(words)).repeat_interleave(torch.tensor([len(w) for w in words]))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(f".{os.getpid()}.part")
-        save_file({"vectors": vectors}, unfinished, metadata=of)
+        save_file({"vectors": vectors, "passages": passages}, unfinished, metadata=of)
         unfinished.replace(path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path} could not be written ({in_one_line(error)}); give another --vectors.") from error
-    return passages, vectors
+    return vectors.float(), passages
 
 
 def main() -> None:
@@ -131,12 +151,14 @@ def main() -> None:
         raise UserError(f"{arguments.checkpoint} cannot be loaded: {in_one_line(error)}") from None
     if not model.config.is_encoder_decoder and model.config.is_causal:
         raise UserError(f"{arguments.checkpoint} is a decoder, which sees no text whole; give an encoder.")
-    passages, vectors = passage_vectors(model, tokenizer, text, arguments.vectors)
-    scores = compare(vectors, embed(model, tokenizer, [arguments.query], progress=False)[0])
-    for score, index in zip(
-        *(best.tolist() for best in scores.topk(min(max(arguments.top, 1), len(passages)))), strict=True
-    ):
-        begin, end = passages[index]
+    places = cut_passages(text, model.config.max_position_embeddings)
+    if not places:
+        raise UserError("the text has no passage to search; give a longer one.")
+    found = passage_vectors(model, tokenizer, [text[begin:end] for begin, end in places], arguments.vectors)
+    scores = compare(embed(model, tokenizer, [arguments.query], progress=False)[0], *found)
+    best = scores.topk(min(max(arguments.top, 1), len(places)))
+    for score, index in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+        begin, end = places[index]
         print(f"{score:.3f}  {begin:>8,}  {' '.join(text[begin:end].split())}")
 
 

@@ -83,3 +83,11 @@ def test_command(tmp_path):
     assert missing.returncode == 2
     assert "no.txt" in missing.stderr
     assert "Traceback" not in missing.stderr
+
+
+def test_a_mask_is_one_more_token_that_a_text_can_spell():
+    plain, masked = (build_character_tokenizer("the moon", with_mask=mask) for mask in (False, True))
+    assert masked.mask_token_id == len(plain) == len(masked) - 1
+    assert masked("the moon")["input_ids"] == plain("the moon")["input_ids"]
+    assert plain.mask_token is None
+    assert masked("m<|mask|>on")["input_ids"][1] == masked.mask_token_id

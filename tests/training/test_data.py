@@ -5,7 +5,7 @@ import torch
 
 from tokenizer import build_character_tokenizer
 from training.command import UserError
-from training.data import IGNORED, TASKS, Copy, NextPassage, NextToken, Windows, encode
+from training.data import IGNORED, TASKS, Copy, Masked, NextPassage, NextToken, Windows, encode, mask_spans
 from training.recipe import FIELDS
 
 
@@ -70,6 +70,29 @@ def test_a_passage_is_followed_by_the_next_and_holds_nothing_of_it():
         assert not set(source.tolist()) & set(target.tolist())
     starts = torch.cat([task.at(step)["labels"][:, 0] for step in range(7)])
     assert len(starts.unique()) == 28  # of 29 windows in an epoch
+
+
+def test_gaps_are_spans_of_about_a_fifth_and_their_text_is_the_target():
+    windows = torch.arange(64 * 200).view(64, 200) % 50 + 3
+    inputs, targets = mask_spans(windows, mask=0, seed=4)
+    hidden = inputs == 0
+    assert 0.15 < float(hidden.float().mean()) < 0.25
+    assert torch.equal(targets[hidden], windows[hidden])
+    assert (targets[~hidden] == IGNORED).all()
+    assert torch.equal(inputs[~hidden], windows[~hidden])
+    starts = int((hidden & ~hidden.roll(1, 1)).sum())
+    assert 3 < int(hidden.sum()) / starts < 9  # whole spans, not single tokens
+    assert torch.equal(mask_spans(windows, mask=0, seed=4)[0], inputs)
+    assert bool((mask_spans(windows[:, :2], mask=0, seed=4)[0] == 0).any(dim=1).all())
+
+
+def test_an_encoders_window_and_its_targets_are_the_text():
+    text = string.ascii_letters * 20
+    tokenizer = build_character_tokenizer(text, with_mask=True)
+    batch = Masked(tokenizer, text, context=32, batch_size=4, seed=0).at(2)
+    whole = torch.where(batch["labels"] == IGNORED, batch["input_ids"], batch["labels"])
+    assert all(line in text for line in tokenizer.batch_decode(whole))
+    assert (batch["input_ids"][batch["labels"] != IGNORED] == tokenizer.mask_token_id).all()
 
 
 def test_copies_are_random_strings_with_an_end_and_padding():

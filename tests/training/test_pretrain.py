@@ -11,7 +11,7 @@ import time
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
 
 from tests.conftest import PROJECT, run
 from training.checkpoints import list_checkpoints
@@ -66,6 +66,20 @@ def test_an_encoder_decoder_learns_to_write_the_next_passage_and_resumes(tmp_pat
     assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
     said = run("-m", "training.evaluate", tmp_path / "whole" / "best", "--corpus", "sampler").stdout
     assert f"{record['best_validation_loss']:.4f} nats per character" in said
+
+
+def test_an_encoder_learns_to_fill_gaps(tmp_path):
+    fields = {"steps": 30, "evaluate_every": 15, "context": 32, "batch_size": 16, "task": "masked"}
+    run(*arguments(tmp_path / "run", **fields))
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["best_validation_loss"] < record["first_validation_loss"] - 1
+    assert "_" in record["sample"].split(" -> ")[0]
+    folder = tmp_path / "run" / "best"
+    said = run("-m", "training.evaluate", folder, "--corpus", "sampler").stdout
+    assert f"{record['best_validation_loss']:.4f} nats per character" in said
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    fill = pipeline("fill-mask", model=str(folder), tokenizer=tokenizer, trust_remote_code=True)
+    assert len(fill(f"the m{tokenizer.mask_token}on")) == 5
 
 
 def test_a_mixture_says_how_its_load_is_spread(tmp_path):

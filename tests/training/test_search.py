@@ -1,13 +1,17 @@
 import itertools
 import os
+import random
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from modeling import OzymandiasForConditionalGeneration, OzymandiasForMaskedLM, preset_config
+from modeling.conversion import load_model
 from tests.conftest import run
 from tokenizer import build_character_tokenizer
-from training.search import compare, cut_passages, embed, passage_vectors
+from training.corpora import load_corpus
+from training.search import CHECKPOINT, compare, cut_passages, embed, passage_vectors
 
 TEXT = (
     "The first sentence is here. The second one, a little longer, follows it!\n\n"
@@ -49,37 +53,66 @@ def build(folder=None, **fields):
 
 
 @pytest.mark.parametrize("fields", [{"is_encoder_decoder": True}, {"is_causal": False}])
-def test_a_text_has_the_same_vector_alone_and_beside_a_longer_one(fields):
+def test_a_text_has_a_vector_a_word_and_the_same_alone_and_beside_a_longer_one(fields):
     model, tokenizer = build(**fields)
-    alone = embed(model, tokenizer, ["a word"], progress=False)
-    beside = embed(model, tokenizer, ["a word", "The second one, a little longer"], progress=False)
-    assert alone.shape == (1, 32)
-    torch.testing.assert_close(alone[0], beside[0], atol=1e-5, rtol=1e-4)
+    (alone,) = embed(model, tokenizer, ["a wörd, 诗"], progress=False)
+    beside = embed(model, tokenizer, ["a wörd, 诗", "The second one, a little longer", "?!"], progress=False)
+    assert [tuple(words.shape) for words in beside] == [(3, 32), (6, 32), (1, 32)]
+    torch.testing.assert_close(alone, beside[0], atol=1e-5, rtol=1e-4)
+
+
+def test_a_passage_scores_by_its_nearest_words():
+    vectors = torch.tensor([[1.0, 0], [0, 1], [-1, 0], [0, -1]])
+    passages = torch.tensor([0, 0, 1, 1])
+    scores = compare(torch.tensor([[1.0, 0], [0, -1]]), vectors, passages)
+    assert scores.tolist() == pytest.approx([(1 + 0) / 2, (0 + 1) / 2])
 
 
 def test_a_passage_is_nearest_to_itself():
     model, tokenizer = build(is_encoder_decoder=True)
     texts = [TEXT[b:e] for b, e in cut_passages(TEXT, 60)]
-    vectors = embed(model, tokenizer, texts, progress=False)
-    for index, text in enumerate(texts):
-        scores = compare(vectors, embed(model, tokenizer, [text], progress=False)[0])
-        assert int(scores.argmax()) == index
+    words = embed(model, tokenizer, texts, progress=False)
+    passages = torch.cat([torch.full((len(w),), number) for number, w in enumerate(words)])
+    for number, query in enumerate(words):
+        scores = compare(query, torch.cat(words), passages)
+        assert int(scores.argmax()) == number
         assert scores.max() == pytest.approx(1, abs=1e-4)
 
 
 def test_vectors_are_kept_and_made_anew_for_another_model_or_a_damaged_file(tmp_path):
     model, tokenizer = build(is_encoder_decoder=True)
+    texts = ["one text", "and another one"]
     path = tmp_path / "vectors.safetensors"
-    passages, vectors = passage_vectors(model, tokenizer, TEXT, path)
-    assert vectors.shape == (len(passages), 32)
+    vectors, passages = passage_vectors(model, tokenizer, texts, path)
+    assert vectors.shape == (5, 32)
+    assert passages.tolist() == [0, 0, 1, 1, 1]
     written = os.stat(path).st_mtime_ns
-    assert torch.equal(passage_vectors(model, tokenizer, TEXT, path)[1], vectors)
+    assert torch.equal(passage_vectors(model, tokenizer, texts, path)[0], vectors.half().float())
     assert os.stat(path).st_mtime_ns == written
     torch.nn.init.normal_(model.encoder.embed_tokens.weight)
-    other = passage_vectors(model, tokenizer, TEXT, path)[1]
+    other, _ = passage_vectors(model, tokenizer, texts, path)
     assert not torch.equal(other, vectors)
     path.write_bytes(b"half a file")
-    assert torch.equal(passage_vectors(model, tokenizer, TEXT, path)[1], other)
+    assert torch.equal(passage_vectors(model, tokenizer, texts, path)[0], other)
+
+
+@pytest.mark.corpora
+def test_words_of_oz_are_found_where_they_stand(corpora, tmp_path):
+    """A few words of a passage, in lower case: the passage is among the first five for most."""
+    text = load_corpus("oz").text
+    model = load_model(CHECKPOINT).eval()
+    tokenizer = AutoTokenizer.from_pretrained(CHECKPOINT)
+    texts = [text[b:e] for b, e in cut_passages(text, model.config.max_position_embeddings)]
+    found = passage_vectors(model, tokenizer, texts, tmp_path / "vectors.safetensors")
+    chosen = random.Random(0).sample([n for n, passage in enumerate(texts) if len(passage.split()) > 8], 50)
+    queries = [" ".join(texts[number].split()[2:6]).lower() for number in chosen]
+    ranks = []
+    for number, query in zip(chosen, embed(model, tokenizer, queries, progress=False), strict=True):
+        scores = compare(query, *found)
+        ranks.append(int((scores > scores[number]).sum()))
+    share = sum(rank < 5 for rank in ranks) / len(ranks)
+    print(f"found among the first five: {share:.0%}")
+    assert share > 0.7
 
 
 def test_command(tmp_path):
