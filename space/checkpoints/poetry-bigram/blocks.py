@@ -1,4 +1,7 @@
-"""A block: attention between the positions, then a feed-forward in each, around one residual stream."""
+"""A block: attention between the positions, then a feed-forward in each, around one residual stream.
+
+A decoder's block beside an encoder has attention to the encoder's output between the two.
+"""
 
 from collections.abc import Callable
 
@@ -8,6 +11,7 @@ from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .attention import OzymandiasAttention
+from .attention import OzymandiasCrossAttention
 from .feed_forward import FEED_FORWARDS
 from .normalization import NORMS
 from .positions import Rotation
@@ -20,7 +24,8 @@ class OzymandiasBlock(GradientCheckpointingLayer):
     (Xiong et al., "On Layer Normalization in the Transformer Architecture", 2020, https://arxiv.org/abs/2002.04745);
     the second is `"post"`, the placement of 2017 (Vaswani et al., https://arxiv.org/abs/1706.03762, section 3.1).
     Without `use_residual` the `x +` is left out, and with `feed_forward_type="none"` the second half: the first
-    steps of the evolution. Input and output: `(batch, length, hidden)`.
+    steps of the evolution. Input and output: `(batch, length, hidden)`; `source` is the encoder's output,
+    `(batch, keys, hidden)`.
     """
 
     def __init__(self, config, layer_idx: int):
@@ -29,6 +34,11 @@ class OzymandiasBlock(GradientCheckpointingLayer):
         self.attention_norm = norm(config.hidden_size, config.norm_eps)
         self.attention = OzymandiasAttention(config, layer_idx)
         self.attention.o_proj.writes_residual = config.use_residual  # read where the weights are initialised
+        self.cross_attention = None
+        if config.add_cross_attention:
+            self.cross_attention_norm = norm(config.hidden_size, config.norm_eps)
+            self.cross_attention = OzymandiasCrossAttention(config, layer_idx)
+            self.cross_attention.o_proj.writes_residual = config.use_residual
         self.feed_forward = None
         if config.feed_forward_type != "none":
             self.feed_forward_norm = norm(config.hidden_size, config.norm_eps)
@@ -45,13 +55,22 @@ class OzymandiasBlock(GradientCheckpointingLayer):
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         rotation: Rotation = None,
+        source: torch.Tensor | None = None,
+        source_mask: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
         **kwargs,
     ) -> torch.Tensor:
+        own_cache = getattr(past_key_values, "self_attention_cache", past_key_values)
+
         def attend(x: torch.Tensor) -> torch.Tensor:
-            return self.attention(x, attention_mask, rotation, past_key_values, **kwargs)[0]
+            return self.attention(x, attention_mask, rotation, own_cache, **kwargs)[0]
+
+        def attend_to_source(x: torch.Tensor) -> torch.Tensor:
+            return self.cross_attention(x, source, source_mask, past_key_values, **kwargs)[0]
 
         hidden_states = self.around(attend, self.attention_norm, hidden_states)
+        if self.cross_attention is not None:
+            hidden_states = self.around(attend_to_source, self.cross_attention_norm, hidden_states)
         if self.feed_forward is not None:
             hidden_states = self.around(self.feed_forward, self.feed_forward_norm, hidden_states)
         return hidden_states

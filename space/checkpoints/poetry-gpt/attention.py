@@ -7,6 +7,7 @@ positions of this call, `keys` those of the cache and of this call.
 import torch
 from torch import nn
 from transformers.cache_utils import Cache
+from transformers.cache_utils import EncoderDecoderCache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .normalization import NORMS
@@ -61,7 +62,7 @@ def eager_attention_forward(
 
 
 class OzymandiasAttention(nn.Module):
-    """Causal attention with `heads` query heads and `kv_heads` key and value heads.
+    """Self-attention with `heads` query heads and `kv_heads` key and value heads, causal or not as the config says.
 
     Multi-head when the two are equal, grouped-query when there are fewer key and value heads, multi-query when there
     is one. With `use_qk_norm` queries and keys are normalised before their product, which bounds the scores (Henry
@@ -77,7 +78,7 @@ class OzymandiasAttention(nn.Module):
         self.head_dim = config.head_dim
         self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
         self.scaling = config.head_dim**-0.5
-        self.is_causal = True  # read by transformers' sdpa and flash implementations
+        self.is_causal = config.is_causal  # read by transformers' sdpa and flash implementations
         slides = config.layer_types[layer_idx] == "sliding_attention"
         self.sliding_window = config.sliding_window if slides else None
         query_width = config.num_attention_heads * config.head_dim
@@ -98,21 +99,34 @@ class OzymandiasAttention(nn.Module):
         past_key_values: Cache | None = None,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        batch, length, _ = hidden_states.shape
-        by_head = (batch, length, -1, self.head_dim)
-        query = self.q_norm(self.q_proj(hidden_states).view(by_head)).transpose(
-            1, 2
-        )  # (batch, heads, length, head_dim)
-        key = self.k_norm(self.k_proj(hidden_states).view(by_head)).transpose(1, 2)  # (batch, kv_heads, ...)
-        value = self.v_proj(hidden_states).view(by_head).transpose(1, 2)  # (batch, kv_heads, length, head_dim)
+        query = self.split_heads(self.q_proj(hidden_states), self.q_norm)  # (batch, heads, length, head_dim)
+        key, value = self.make_keys_and_values(hidden_states)  # (batch, kv_heads, length, head_dim)
         if rotation is not None:
             query, key = rotate(query, *rotation), rotate(key, *rotation)
         # Asked with `is not None`: an empty cache is falsy.
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)  # (batch, kv_heads, keys, head_dim)
+        return self.attend(query, key, value, attention_mask, **kwargs)
 
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        output, weights = attend(
+    def make_keys_and_values(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.split_heads(self.k_proj(x), self.k_norm), self.split_heads(self.v_proj(x))
+
+    def split_heads(self, x: torch.Tensor, norm: nn.Module | None = None) -> torch.Tensor:
+        """`(batch, length, heads * head_dim)` to `(batch, heads, length, head_dim)`, each head normalised."""
+        x = x.unflatten(-1, (-1, self.head_dim))  # (batch, length, heads, head_dim)
+        return (x if norm is None else norm(x)).transpose(1, 2)
+
+    def attend(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        **kwargs,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Run the chosen implementation and join the heads."""
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        output, weights = attention(
             self,
             query,
             key,
@@ -123,5 +137,34 @@ class OzymandiasAttention(nn.Module):
             sliding_window=self.sliding_window,  # flash attention has no mask and reads this
             **kwargs,
         )
-        output = output.reshape(batch, length, -1)  # (batch, length, heads * head_dim)
-        return self.o_proj(output), weights
+        return self.o_proj(output.flatten(-2)), weights  # (batch, length, hidden)
+
+
+class OzymandiasCrossAttention(OzymandiasAttention):
+    """Attention of a decoder to an encoder: queries from the one, keys and values from the other.
+
+    Source: Vaswani et al., 2017, https://arxiv.org/abs/1706.03762, section 3.2.3. Every position of the source is seen
+    and none is turned: the encoder has told its positions already. Input and output: `(batch, length, hidden)`, with
+    `source` `(batch, keys, hidden)`.
+    """
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        source: torch.Tensor,
+        source_mask: torch.Tensor | None = None,
+        past_key_values: EncoderDecoderCache | None = None,
+        **kwargs,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        query = self.split_heads(self.q_proj(hidden_states), self.q_norm)  # (batch, heads, length, head_dim)
+        if past_key_values is not None and past_key_values.is_updated.get(self.layer_idx):
+            # The source is the same at every step, so its keys and values are made once.
+            cached = past_key_values.cross_attention_cache.layers[self.layer_idx]
+            key, value = cached.keys, cached.values  # (batch, kv_heads, keys, head_dim)
+        else:
+            key, value = self.make_keys_and_values(source)  # (batch, kv_heads, keys, head_dim)
+            if past_key_values is not None:
+                key, value = past_key_values.cross_attention_cache.update(key, value, self.layer_idx)
+                past_key_values.is_updated[self.layer_idx] = True
+        # transformers passes the stack's own `is_causal` down, which is about its self-attention.
+        return self.attend(query, key, value, source_mask, **{**kwargs, "is_causal": False})

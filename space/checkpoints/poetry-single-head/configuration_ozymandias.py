@@ -1,19 +1,22 @@
 """The configuration of Ozymandias: every choice that makes one transformer differ from another.
 
 Fields carry transformers' own names where it has one, and plain words where it has none. The parts that a field
-chooses between stand in a table in the file that defines them (`positions.py`, `attention.py`, `feed_forward.py`,
-`normalization.py`); this file knows only their names, so that reading a config loads no part.
+chooses between stand in a table at the end of the file that defines them (`positions.py`, `feed_forward.py`,
+`normalization.py`), so that a part is added in one place.
 """
+
+import copy
 
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
-POSITION_TYPES = ("none", "learned", "sinusoidal", "rotary")
-NORM_TYPES = ("none", "layer_norm", "rms_norm")
+from .feed_forward import ACTIVATIONS
+from .feed_forward import FEED_FORWARDS
+from .normalization import NORMS
+from .positions import POSITIONS
+
 NORM_PLACEMENTS = ("pre", "post")
 LAYER_TYPES = ("full_attention", "sliding_attention")
-FEED_FORWARD_TYPES = ("none", "mlp", "gated", "moe")
-HIDDEN_ACTS = ("relu", "gelu", "gelu_pytorch_tanh", "relu2", "silu")
 
 # Keys that transformers itself writes into a config.json or passes to a config, and that are not fields here.
 KEYS_OF_TRANSFORMERS = {
@@ -42,6 +45,12 @@ class OzymandiasConfig(PreTrainedConfig):
         vocab_size: number of tokens.
         hidden_size: width of the residual stream (`hidden`).
         num_hidden_layers: number of blocks. With 0 blocks the model is a table from one token to the next: a bigram.
+        is_causal: a position sees itself and those before it, as a decoder needs; in an encoder, `False`, it sees all.
+        is_encoder_decoder: two stacks of blocks; the other fields are the decoder's, and the encoder differs in what it
+            sees and in `num_encoder_layers`.
+        num_encoder_layers: blocks of the encoder of an encoder-decoder; `None` means `num_hidden_layers`.
+        add_cross_attention: let each block of a decoder see the encoder's output; `None` means where there is an
+            encoder. `False` beside an encoder is the ablation that shows what the source is worth.
         num_attention_heads: query heads in each block (`heads`).
         num_key_value_heads: key and value heads (`kv_heads`); `None` means as many as query heads, fewer is
             grouped-query attention, 1 is multi-query attention.
@@ -61,7 +70,10 @@ class OzymandiasConfig(PreTrainedConfig):
         max_position_embeddings: the context, in tokens, that the model is trained for. A learned table ends there.
         rope_parameters: for rotary positions, in transformers' form: `{"rope_type": "default", "rope_theta": 10000.0}`.
         norm_type: `"none"`, `"layer_norm"` or `"rms_norm"`.
-        norm_placement: `"pre"`, before each sublayer and after the last block, or `"post"`, after each sublayer.
+        norm_placement: `"pre"`, before each sublayer, or `"post"`, after each sublayer.
+        use_final_norm: normalise after the last block; `None` means where `norm_placement` is `"pre"`.
+        use_embedding_norm: normalise the sum of the embeddings, as BERT does.
+        type_vocab_size: kinds of segment that `token_type_ids` tell apart, as BERT's two sentences; 0 is without.
         norm_eps: added to the variance before its root.
         use_qk_norm: normalise queries and keys over `head_dim` before their product (needs a norm).
         use_residual: add each sublayer's input to its output.
@@ -71,7 +83,8 @@ class OzymandiasConfig(PreTrainedConfig):
         final_logit_softcapping: squash the logits into this range on both sides of 0; `None` leaves them.
         attention_bias: biases on the query, key, value and output projections.
         mlp_bias: biases in the feed-forward.
-        tie_word_embeddings: use the token embeddings as the output matrix.
+        tie_word_embeddings: use the token embeddings as the output matrix. An encoder-decoder has one for all three.
+        decoder_start_token_id: what the decoder of an encoder-decoder begins with; `None` means `bos_token_id`.
         initializer_range: standard deviation of the initial weights.
         attention_dropout: dropout on the attention weights.
         hidden_dropout: dropout on the embeddings and on each sublayer's output.
@@ -90,10 +103,31 @@ class OzymandiasConfig(PreTrainedConfig):
 
     model_type = "ozymandias"
     keys_to_ignore_at_inference = ["past_key_values"]
+    # Tensor parallelism cuts attention by head and the feed-forward by inner unit, and adds up after each.
+    base_model_tp_plan = {
+        "layers.*.attention.q_proj": "colwise",
+        "layers.*.attention.k_proj": "colwise",
+        "layers.*.attention.v_proj": "colwise",
+        "layers.*.attention.q_norm": "replicated_with_grad_allreduce",
+        "layers.*.attention.k_norm": "replicated_with_grad_allreduce",
+        "layers.*.attention.o_proj": "rowwise",
+        "layers.*.feed_forward.gate_proj": "colwise",
+        "layers.*.feed_forward.up_proj": "colwise",
+        "layers.*.feed_forward.down_proj": "rowwise",
+    }
+    base_model_pp_plan = {
+        "embed_tokens": (["input_ids"], ["inputs_embeds"]),
+        "layers": (["hidden_states", "attention_mask"], ["hidden_states"]),
+        "norm": (["hidden_states"], ["hidden_states"]),
+    }
 
     vocab_size: int = 384
     hidden_size: int = 128
     num_hidden_layers: int = 4
+    is_causal: bool = True
+    is_encoder_decoder: bool = False
+    num_encoder_layers: int | None = None
+    add_cross_attention: bool | None = None
     num_attention_heads: int = 4
     num_key_value_heads: int | None = None
     head_dim: int | None = None
@@ -110,6 +144,9 @@ class OzymandiasConfig(PreTrainedConfig):
     norm_type: str = "layer_norm"
     norm_placement: str = "pre"
     norm_eps: float = 1e-5
+    use_final_norm: bool | None = None
+    use_embedding_norm: bool = False
+    type_vocab_size: int = 0
     use_qk_norm: bool = False
     use_residual: bool = True
     sliding_window: int | None = None
@@ -125,6 +162,7 @@ class OzymandiasConfig(PreTrainedConfig):
     pad_token_id: int | None = None
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
+    decoder_start_token_id: int | None = None
 
     def __post_init__(self, **kwargs):
         rope_keys = {"rope_theta", "rope_scaling"} if self.position_type == "rotary" else set()
@@ -133,6 +171,20 @@ class OzymandiasConfig(PreTrainedConfig):
                 f"OzymandiasConfig has no field {', '.join(map(repr, unknown))}. "
                 "Check the spelling against the fields in `help(OzymandiasConfig)`."
             )
+        self.fill_sizes()
+        self.fill_stacks()
+        # transformers fills `rope_parameters` in for every config that has the field; only rotary positions read it.
+        rotary = self.position_type == "rotary"
+        if self.rope_parameters and not rotary:
+            raise ValueError(f"rope_parameters are for position_type 'rotary', and this one is {self.position_type!r}.")
+        super().__post_init__(**kwargs)
+        if not rotary:
+            self.rope_parameters = None
+        # Called here as well as by `validate()`, which would wrap the ValueError in another type.
+        self.validate_architecture()
+
+    def fill_sizes(self):
+        """Work the sizes out that were left to the others."""
         if self.num_attention_heads < 1:
             raise ValueError(f"num_attention_heads is {self.num_attention_heads}; give at least 1.")
         if self.num_key_value_heads is None:
@@ -148,33 +200,61 @@ class OzymandiasConfig(PreTrainedConfig):
             # A gated feed-forward has three matrices in place of two: two thirds of the width, in steps of 8.
             gated = self.feed_forward_type in ("gated", "moe")
             self.intermediate_size = -(-self.hidden_size // 3) * 8 if gated else 4 * self.hidden_size
+
+    def fill_stacks(self):
+        """Decide what was left open about the stacks and their layers."""
+        if self.use_final_norm is None:
+            self.use_final_norm = self.norm_placement == "pre"  # after it, the last block has normalised its output
+        if self.add_cross_attention is None:
+            self.add_cross_attention = self.is_encoder_decoder
+        if self.is_encoder_decoder:
+            if self.num_encoder_layers is None:
+                self.num_encoder_layers = self.num_hidden_layers
+            if self.decoder_start_token_id is None:
+                self.decoder_start_token_id = self.bos_token_id
+        if not self.is_causal:
+            self.use_cache = False  # keys change when a token is added, as each has seen it
         if self.layer_types is None:
             layer_type = "full_attention" if self.sliding_window is None else "sliding_attention"
             self.layer_types = [layer_type] * self.num_hidden_layers
-        # transformers fills `rope_parameters` in for every config that has the field; only rotary positions read it.
-        rotary = self.position_type == "rotary"
-        if self.rope_parameters and not rotary:
-            raise ValueError(f"rope_parameters are for position_type 'rotary', and this one is {self.position_type!r}.")
-        super().__post_init__(**kwargs)
-        if not rotary:
-            self.rope_parameters = None
-        # Called here as well as by `validate()`, which would wrap the ValueError in another type.
-        self.validate_architecture()
+
+    def of_encoder(self) -> "OzymandiasConfig":
+        """The config of an encoder-decoder's encoder: without order in time, cache and cross-attention."""
+        return self.with_fields(
+            is_encoder_decoder=False,
+            is_causal=False,
+            use_cache=False,
+            add_cross_attention=False,
+            num_hidden_layers=self.num_encoder_layers,
+            layer_types=["full_attention"] * self.num_encoder_layers,
+            num_encoder_layers=None,
+        )
+
+    def of_decoder(self) -> "OzymandiasConfig":
+        """The config of an encoder-decoder's decoder."""
+        return self.with_fields(is_encoder_decoder=False, num_encoder_layers=None)
+
+    def with_fields(self, **fields) -> "OzymandiasConfig":
+        config = copy.deepcopy(self)
+        for field, value in fields.items():
+            setattr(config, field, value)
+        return config
 
     def validate_architecture(self):
         """Refuse what cannot be built. Runs when the config is made and again when it is saved."""
         self.check_choices()
         self.check_sizes()
         self.check_combinations()
+        self.check_stacks()
         self.check_windows()
 
     def check_choices(self):
         for field, allowed in {
-            "position_type": POSITION_TYPES,
-            "norm_type": NORM_TYPES,
+            "position_type": POSITIONS,
+            "norm_type": NORMS,
             "norm_placement": NORM_PLACEMENTS,
-            "feed_forward_type": FEED_FORWARD_TYPES,
-            "hidden_act": HIDDEN_ACTS,
+            "feed_forward_type": ("none", *FEED_FORWARDS),
+            "hidden_act": ACTIVATIONS,
         }.items():
             if getattr(self, field) not in allowed:
                 raise ValueError(f"{field} is {getattr(self, field)!r}; choose one of {', '.join(allowed)}.")
@@ -189,8 +269,10 @@ class OzymandiasConfig(PreTrainedConfig):
             "intermediate_size": 1,
             "max_position_embeddings": 1,
             "num_experts_per_tok": 1,
+            "type_vocab_size": 0,
+            "num_encoder_layers": 0,
         }.items():
-            if getattr(self, field) < least:
+            if getattr(self, field) is not None and getattr(self, field) < least:
                 raise ValueError(f"{field} is {getattr(self, field)}; give at least {least}.")
         for field in ("attention_dropout", "hidden_dropout"):
             if not 0 <= getattr(self, field) < 1:
@@ -222,12 +304,42 @@ class OzymandiasConfig(PreTrainedConfig):
         for field, needs_norm in {
             "use_qk_norm": self.use_qk_norm,
             "norm_placement": self.norm_placement == "post",
+            "use_embedding_norm": self.use_embedding_norm,
         }.items():
             if needs_norm and self.norm_type == "none":
                 raise ValueError(
                     f"{field}={getattr(self, field)!r} needs a norm, and norm_type is 'none'; "
                     "choose rms_norm or layer_norm."
                 )
+
+    def check_stacks(self):
+        """Encoder, decoder or both: what one has that another cannot."""
+        if not self.is_causal and (self.is_encoder_decoder or self.add_cross_attention):
+            raise ValueError(
+                "is_causal=False is an encoder, which has no decoder beside it and no cross-attention; leave is_causal "
+                "out: the encoder of is_encoder_decoder=True sees all positions by itself."
+            )
+        if self.num_encoder_layers is not None and not self.is_encoder_decoder:
+            raise ValueError(f"num_encoder_layers ({self.num_encoder_layers}) needs is_encoder_decoder=True.")
+        if self.feed_forward_type == "moe" and (self.is_encoder_decoder or not self.is_causal):
+            raise ValueError(
+                "feed_forward_type 'moe' is for decoders alone: nothing would balance an encoder's experts."
+            )
+        if self.is_encoder_decoder and not self.tie_word_embeddings:
+            raise ValueError(
+                "tie_word_embeddings=False: the encoder, the decoder and the output of an encoder-decoder share one "
+                "matrix; leave it True."
+            )
+        if self.sliding_window is not None and (self.is_encoder_decoder or self.add_cross_attention):
+            raise ValueError(
+                f"sliding_window ({self.sliding_window}): `generate` would cut the cached source of cross-attention to "
+                "the window too; leave it None in an encoder-decoder."
+            )
+        if self.type_vocab_size and self.is_encoder_decoder:
+            raise ValueError(
+                f"type_vocab_size ({self.type_vocab_size}) tells the segments of one stack's input apart, and an "
+                "encoder-decoder has a stack for each; make it 0."
+            )
 
     def check_windows(self):
         if self.sliding_window is not None and self.sliding_window < 1:

@@ -102,24 +102,25 @@ def load_balancing_loss(
 ) -> torch.Tensor:
     """`experts * sum over e of f_e P_e`: smallest, `experts_per_token`, when all experts are chosen equally often.
 
-    `f_e` counts how often a token chose expert `e`, `P_e` is the mean share that the routers gave it. Source: Fedus et
-    al., "Switch Transformers", 2021, https://arxiv.org/abs/2101.03961, equations 4 to 6, over all layers together.
+    `f_e` counts how often a token chose expert `e`, `P_e` is the mean share that the router gave it. Source: Fedus et
+    al., "Switch Transformers", 2021, https://arxiv.org/abs/2101.03961, equations 4 to 6; the mean over the layers.
+    transformers' Mixtral counts the experts of all layers as one set, in which one layer can make up for another.
 
     Args:
         router_logits: `(tokens, experts)` of each layer.
         attention_mask: `(batch, length)` with 0 on padding, which does not count; with a cache, `(batch, keys)`.
     """
-    logits = torch.cat(router_logits)  # (layers * tokens, experts)
-    shares = logits.float().softmax(-1)
-    chosen = nn.functional.one_hot(shares.topk(experts_per_token).indices, logits.shape[-1]).sum(1).float()
+    logits = torch.stack(router_logits).float()  # (layers, tokens, experts)
+    shares = logits.softmax(-1)
+    chosen = nn.functional.one_hot(shares.topk(experts_per_token).indices, logits.shape[-1]).sum(-2).float()
     if attention_mask is None:
-        counts = torch.ones_like(shares[:, :1])
+        counts = torch.ones_like(shares[0, :, :1])
     else:
-        length = router_logits[0].shape[0] // attention_mask.shape[0]
-        counts = attention_mask[:, -length:].flatten().repeat(len(router_logits))[:, None].float()
-    often = (chosen * counts).sum(0) / counts.sum()
-    share = (shares * counts).sum(0) / counts.sum()
-    return logits.shape[-1] * (often * share).sum()
+        length = logits.shape[1] // attention_mask.shape[0]
+        counts = attention_mask[:, -length:].reshape(-1, 1).float()  # (tokens, 1)
+    often = (chosen * counts).sum(1) / counts.sum()  # (layers, experts)
+    share = (shares * counts).sum(1) / counts.sum()
+    return logits.shape[-1] * (often * share).sum(-1).mean()
 
 
 FEED_FORWARDS = {"mlp": MLP, "gated": GatedMLP, "moe": MixtureOfExperts}
