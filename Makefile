@@ -9,10 +9,11 @@ BIN = .venv/bin
 demo: .venv/demo
 	$(BIN)/python -m space.app
 
+# Two processes with a thread each: many tests wait for a program to start, which leaves a core idle.
 test: .venv/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # torch comes first and by itself: from an open range pip would take the newest build, which can bring gigabytes of
 # CUDA libraries, also where a CPU build of this version lies at hand. Where it cannot be had, the range decides.
