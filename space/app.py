@@ -159,7 +159,12 @@ def build_page() -> gr.Blocks:
                     gr.Slider(50, LONGEST_TEXT, 300, step=50, label="Length", info="Characters to write."),
                     gr.Number(0, precision=0, label="Seed", info="The same seed gives the same text; 0 draws anew."),
                 ]
-        writing = {"outputs": [chat, prompt], "concurrency_limit": SIMULTANEOUS, "concurrency_id": "writing"}
+        writing = {
+            "outputs": [chat, prompt],
+            "concurrency_limit": SIMULTANEOUS,
+            "concurrency_id": "writing",
+            "show_progress": "minimal",  # the full one can lie over the chat's buttons, and stay after a stop
+        }
         answers = [
             gr.on([prompt.submit, send.click], respond, [prompt, chat, *settings], api_visibility="private", **writing),
             chat.retry(retry, [chat, *settings], api_visibility="private", **writing),
