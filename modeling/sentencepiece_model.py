@@ -19,6 +19,7 @@ def is_character_level(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def is_byte(token: str) -> bool:
+    """Whether a token stands for a byte, `<0x00>` to `<0xFF>`."""
     return len(token) == 6 and token.startswith("<0x") and token.endswith(">")
 
 

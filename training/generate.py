@@ -11,6 +11,8 @@ import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.generation import TopPLogitsWarper
 
+from modeling.sentencepiece_model import is_byte
+
 
 def stream_text(
     model: PreTrainedModel,
@@ -48,7 +50,7 @@ def stream_text(
 def token_bytes(tokenizer: PreTrainedTokenizerBase, token: int) -> bytes:
     """The bytes that a token stands for: `<0xE8>` for one, a character for those of its UTF-8."""
     piece = tokenizer.convert_ids_to_tokens(token)
-    if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
+    if is_byte(piece):
         return bytes([int(piece[3:5], 16)])
     return piece.encode()
 
