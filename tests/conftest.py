@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -51,6 +52,26 @@ def run(*arguments, check: bool = True, timeout: int = 300, **environment) -> su
     if check:
         assert done.returncode == 0, done.stdout + done.stderr
     return done
+
+
+VOCAB = 60
+
+
+def random_model(config, implementation: str = "sdpa"):
+    """A model of a config's architecture whose weights are all random and large enough to tell right from wrong."""
+    from modeling.modeling_ozymandias import model_class
+
+    torch.manual_seed(0)
+    model = model_class(config)._from_config(config, attn_implementation=implementation).eval()
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            p.normal_(1.0 if "norm" in name and "weight" in name else 0.0, 0.2)
+    return model
+
+
+def ids(*shape: int, seed: int = 1) -> torch.Tensor:
+    """Random token ids below `VOCAB` that are no special tokens."""
+    return torch.randint(3, VOCAB, shape, generator=torch.Generator().manual_seed(seed))
 
 
 # In a fresh process the project cannot be imported, though it is installed: only what a checkpoint holds can be used.

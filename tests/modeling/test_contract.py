@@ -15,11 +15,10 @@ from transformers import (
     pipeline,
 )
 
-from modeling import OzymandiasForCausalLM, OzymandiasForConditionalGeneration, preset_config
-from tests.conftest import run
+from modeling import OzymandiasForCausalLM, preset_config
+from tests.conftest import VOCAB, ids, random_model, run
 from tokenizer import build_character_tokenizer
 
-VOCAB = 60
 CLOSE = {"atol": 5e-5, "rtol": 1e-4}
 GREEDY = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": None}
 TOKENS = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
@@ -27,18 +26,8 @@ TOKENS = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
 
 def build(preset: str = "modern", implementation: str = "sdpa", **fields):
     """A model whose weights are all random and large enough to tell right from wrong."""
-    torch.manual_seed(0)
     config = preset_config(preset, vocab_size=VOCAB, **TOKENS, **fields)
-    cls = OzymandiasForConditionalGeneration if config.is_encoder_decoder else OzymandiasForCausalLM
-    model = cls._from_config(config, attn_implementation=implementation).eval()
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            p.normal_(1.0 if "norm" in name and "weight" in name else 0.0, 0.2)
-    return model
-
-
-def ids(*shape: int, seed: int = 1) -> torch.Tensor:
-    return torch.randint(3, VOCAB, shape, generator=torch.Generator().manual_seed(seed))
+    return random_model(config, implementation)
 
 
 @pytest.mark.slow

@@ -7,8 +7,8 @@ import torch
 from transformers import AutoModel, AutoModelForMaskedLM
 
 from modeling import OzymandiasForCausalLM, OzymandiasForMaskedLM, OzymandiasModel, preset_config
+from tests.conftest import VOCAB, ids, random_model
 
-VOCAB = 60
 CLOSE = {"atol": 2e-5, "rtol": 1e-4}
 BERT = {"norm_placement": "post", "use_embedding_norm": True, "type_vocab_size": 2, "mlp_bias": True}
 SHAPES = {
@@ -20,18 +20,9 @@ shapes = pytest.mark.parametrize("shape", SHAPES)
 
 
 def build(shape: str, implementation: str = "sdpa", **fields) -> OzymandiasForMaskedLM:
-    torch.manual_seed(0)
     preset, more = SHAPES[shape]
     config = preset_config(preset, vocab_size=VOCAB, pad_token_id=2, is_causal=False, **{**more, **fields})
-    model = OzymandiasForMaskedLM._from_config(config, attn_implementation=implementation).eval()
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            p.normal_(1.0 if "norm" in name and "weight" in name else 0.0, 0.2)
-    return model
-
-
-def ids(*shape: int, seed: int = 1) -> torch.Tensor:
-    return torch.randint(3, VOCAB, shape, generator=torch.Generator().manual_seed(seed))
+    return random_model(config, implementation)
 
 
 @shapes

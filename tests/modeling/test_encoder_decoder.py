@@ -7,9 +7,9 @@ import torch
 from transformers import AutoModel, AutoModelForSeq2SeqLM, BatchEncoding, DataCollatorForSeq2Seq
 
 from modeling import OzymandiasForConditionalGeneration, OzymandiasModel, preset_config
+from tests.conftest import VOCAB, ids, random_model
 from tokenizer import build_character_tokenizer
 
-VOCAB = 60
 CLOSE = {"atol": 2e-5, "rtol": 1e-4}
 TOKENS = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
 SHAPES = {
@@ -21,18 +21,9 @@ GREEDY = {"max_new_tokens": 15, "do_sample": False, "eos_token_id": None}
 
 
 def build(shape: str, implementation: str = "sdpa", **fields) -> OzymandiasForConditionalGeneration:
-    torch.manual_seed(0)
     preset, more = SHAPES[shape]
     config = preset_config(preset, vocab_size=VOCAB, is_encoder_decoder=True, **TOKENS, **{**more, **fields})
-    model = OzymandiasForConditionalGeneration._from_config(config, attn_implementation=implementation).eval()
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            p.normal_(1.0 if "norm" in name and "weight" in name else 0.0, 0.2)
-    return model
-
-
-def ids(*shape: int, seed: int = 1) -> torch.Tensor:
-    return torch.randint(3, VOCAB, shape, generator=torch.Generator().manual_seed(seed))
+    return random_model(config, implementation)
 
 
 def source_mask() -> torch.Tensor:

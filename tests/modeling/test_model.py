@@ -8,25 +8,16 @@ import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from modeling import PRESETS, OzymandiasConfig, OzymandiasForCausalLM, preset_config
+from tests.conftest import VOCAB, ids, random_model
 
-VOCAB = 60
 presets = pytest.mark.parametrize("preset", PRESETS)
 CLOSE = {"atol": 2e-5, "rtol": 1e-4}
 
 
 def build(preset: str, implementation: str = "sdpa", **fields) -> OzymandiasForCausalLM:
     """A model whose weights are all random and large enough to tell right from wrong."""
-    torch.manual_seed(0)
     config = preset_config(preset, vocab_size=VOCAB, bos_token_id=0, eos_token_id=1, pad_token_id=2, **fields)
-    model = OzymandiasForCausalLM._from_config(config, attn_implementation=implementation).eval()
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            p.normal_(1.0 if "norm" in name and "weight" in name else 0.0, 0.2)
-    return model
-
-
-def ids(*shape: int, seed: int = 1) -> torch.Tensor:
-    return torch.randint(3, VOCAB, shape, generator=torch.Generator().manual_seed(seed))
+    return random_model(config, implementation)
 
 
 @presets
