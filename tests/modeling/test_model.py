@@ -274,6 +274,33 @@ def test_a_window_sees_as_far_as_it_says():
     assert differs.tolist() == [5 <= t < 9 for t in range(12)]
 
 
+@pytest.mark.parametrize("options", [{}, {"num_items_in_batch": 100}], ids=["mean", "sum over a given number"])
+def test_the_loss_without_logits_is_the_same_with_the_same_gradients(options):
+    model = random_model(preset_config("modern", vocab_size=VOCAB, hidden_size=32, num_hidden_layers=1))
+    batch = ids(3, 20)
+    labels = batch.masked_fill(batch % 5 == 0, -100)
+
+    def loss_and_gradients(**more):
+        model.zero_grad()
+        output = model(input_ids=batch, labels=labels, use_cache=False, **options, **more)
+        output.loss.backward()
+        return output, {name: p.grad.clone() for name, p in model.named_parameters()}
+
+    full, expected = loss_and_gradients()
+    skipped, gradients = loss_and_gradients(skip_logits=True)
+    assert skipped.logits is None
+    assert abs(skipped.loss - full.loss) < 1e-6 * full.loss.abs()
+    for name, gradient in gradients.items():
+        assert (gradient - expected[name]).abs().max() < 1e-6, name
+
+
+def test_a_loss_without_logits_needs_labels_and_no_soft_cap():
+    config = preset_config("modern", vocab_size=VOCAB, hidden_size=32, final_logit_softcapping=20.0)
+    for more in ({}, {"labels": ids(1, 4)}):
+        with pytest.raises(ValueError, match="skip_logits needs labels"):
+            random_model(config)(input_ids=ids(1, 4), skip_logits=True, **more)
+
+
 def test_soft_cap_bounds_the_logits_and_keeps_their_order():
     capped, plain = build("modern", final_logit_softcapping=3.0), build("modern")
     x = ids(1, 9)
