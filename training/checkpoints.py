@@ -9,10 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType, set_seed
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from training import sharded
 from training.command import UserError, in_one_line
 
 UNFINISHED, REPLACED = ".unfinished", ".replaced"
@@ -61,13 +64,24 @@ def recover(folder: Path) -> None:
     shutil.rmtree(folder.with_name(folder.name + UNFINISHED), ignore_errors=True)
 
 
-def save_model(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, half: bool = False) -> None:
+def save_model(
+    folder: Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    half: bool = False,
+    weights: dict[str, torch.Tensor] | None = None,
+) -> None:
     """Write into a folder what `from_pretrained` loads: weights, config, tokenizer, generation config and code.
 
     Args:
+        weights: the model's whole `state_dict`, where the model itself holds only shards of it.
         half: store the weights in half precision. The config still says float32, so that they compute in it.
     """
-    weights = {name: weight.half() if half else weight for name, weight in model.state_dict().items()}
+    if weights is None:
+        weights = model.state_dict()
+    else:
+        model = sharded.shell_of(model)
+    weights = {name: weight.half() if half else weight for name, weight in weights.items()}
     for tied in model.all_tied_weights_keys:
         del weights[tied]  # the token embeddings under another name
     model.save_pretrained(folder, state_dict=weights)
@@ -77,8 +91,12 @@ def save_model(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokeni
 def save_checkpoint(run: Path, accelerator: Accelerator, state: dict, keep: int) -> None:
     """Write `checkpoint-STEP`: model, optimizers, random states and `state`. Drop all but the newest `keep`."""
     with writing(run / f"checkpoint-{state['step']}", accelerator) as unfinished:
-        accelerator.save_state(str(unfinished))
+        if accelerator.distributed_type == DistributedType.FSDP:
+            sharded.save_state(unfinished, accelerator)
+        else:
+            accelerator.save_state(str(unfinished))
         if accelerator.is_main_process:
+            state = {**state, "processes": accelerator.num_processes}
             (unfinished / STATE).write_text(json.dumps(state, indent=2))
     if accelerator.is_main_process:
         for old in list_checkpoints(run)[:-keep]:
@@ -94,18 +112,32 @@ def list_checkpoints(run: Path) -> list[Path]:
 def load_checkpoint(folder: Path, accelerator: Accelerator) -> dict:
     """Restore model, optimizers and random states from a checkpoint, and return its `state`.
 
+    With another number of processes than wrote it, the dropout has new random numbers: those of the old processes
+    cannot be shared out among the new ones.
+
     Raises:
         UserError: a file of it is missing or damaged.
     """
     try:
-        # Accelerate only logs that the random states could not be read, and the batches would then be others.
-        if not (folder / f"random_states_{accelerator.process_index}.pkl").is_file():
-            raise FileNotFoundError(f"random_states_{accelerator.process_index}.pkl is missing")
         state = json.loads((folder / STATE).read_text())
-        accelerator.load_state(str(folder))
+        processes = state.pop("processes", accelerator.num_processes)
+        # Accelerate only logs that the random states could not be read, and the dropout would then be another.
+        for process in range(processes):
+            if not (folder / f"random_states_{process}.pkl").is_file():
+                raise FileNotFoundError(f"random_states_{process}.pkl is missing")
+        if accelerator.distributed_type == DistributedType.FSDP:
+            sharded.load_state(folder, accelerator)
+        else:
+            accelerator.load_state(str(folder))
     except Exception as error:  # whatever a damaged file makes its reader raise
         raise UserError(
             f"checkpoint {folder} is damaged ({in_one_line(error)[:200]}); remove that folder to go on from "
             "the one before it, or start anew with --overwrite."
         ) from error
+    if processes != accelerator.num_processes:
+        set_seed(state["step"], device_specific=True)
+        accelerator.print(
+            f"the checkpoint is of {processes} processes, and this run has {accelerator.num_processes}: batches go on "
+            "as they would have, and dropout with new random numbers"
+        )
     return state

@@ -88,6 +88,21 @@ class Corpus:
         return hashlib.sha256(self.text.encode()).hexdigest()
 
     @property
+    def size(self) -> str:
+        return f"{len(self.text):,} characters"
+
+    def figures(self) -> dict:
+        """What the record of a run keeps of it."""
+        return {
+            "name": self.name,
+            "source": self.source,
+            "sha256": self.sha256,
+            "characters": len(self.text),
+            "distinct_characters": len(set(self.text)),
+            "validation_characters": len(self.validation),
+        }
+
+    @property
     def train(self) -> str:
         return self.text[: int(0.9 * len(self.text))]
 
@@ -112,7 +127,7 @@ def load_corpus(name: str, accept_changed: bool = False) -> Corpus:
     if name in COLLECTIONS:
         return Corpus(name, "\n\n".join(load_work(part, accept_changed) for part in COLLECTIONS[name]))
     if not Path(name).is_file():
-        what = "a folder" if Path(name).is_dir() else "neither a corpus nor a file"
+        what = "a folder (for stream: true)" if Path(name).is_dir() else "neither a corpus nor a file"
         raise UserError(f"corpus '{name}' is {what}; give one of {', '.join(NAMES)}, or the path of a UTF-8 text.")
     return Corpus(Path(name).stem, read_text(Path(name)))
 

@@ -83,6 +83,10 @@ def validation_loss(
     else:
         inputs, targets = (passages if both else sliding_windows)(tokens, context)
         scored = len(text) - given
+    # Every process goes through the model equally often, as a sharded one needs: some score an empty window.
+    missing = -len(inputs) % processes
+    inputs = torch.cat((inputs, inputs[:1].expand(missing, -1)))
+    targets = torch.cat((targets, targets.new_full((missing, targets.shape[1]), IGNORED)))
     total = 0.0
     for x, y in zip(
         inputs[process::processes].split(batch_size), targets[process::processes].split(batch_size), strict=True

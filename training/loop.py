@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
-from accelerate.utils import ProjectConfiguration, broadcast_object_list, gather_object, set_seed
+from accelerate.utils import DistributedType, ProjectConfiguration, broadcast_object_list, gather_object, set_seed
 from tqdm import tqdm
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
@@ -20,12 +21,16 @@ from tokenizer import build_character_tokenizer
 from training.checkpoints import list_checkpoints, load_checkpoint, recover, save_checkpoint, save_model, writing
 from training.command import UserError, in_one_line
 from training.corpora import load_corpus
-from training.data import IGNORED, TASKS, encode, mask_spans
+from training.data import IGNORED, TASKS, Copy, Windows, encode, mask_spans
 from training.evaluate import expert_load, score_copies, validation_loss
 from training.generate import stream_text
+from training.kernels import choose_kernels, compiled
 from training.optimizers import build_optimizers, learning_rate_share
 from training.recipe import Recipe
 from training.record import BEST, RunRecord, open_run
+from training.stream import Stream, load_stream
+
+LARGE_VOCABULARY = 8192  # tokens, from which on the logits of a batch take more memory than they save time
 
 
 def train(recipe: Recipe, output: Path, overwrite: bool = False, dry_run: bool = False) -> None:
@@ -41,6 +46,15 @@ def train(recipe: Recipe, output: Path, overwrite: bool = False, dry_run: bool =
         print(run.plan())
     if dry_run or run.open(overwrite):
         return
+    precision = torch.get_float32_matmul_precision()
+    try:
+        run_to_end(run)
+    finally:
+        torch.set_float32_matmul_precision(precision)  # which start() may have changed for the whole process
+
+
+def run_to_end(run: "Run") -> None:
+    """All steps that are left, with what is scored, shown and saved between them."""
     run.start()
     recipe, record = run.recipe, run.record
     if record.step == 0:
@@ -62,7 +76,7 @@ def train(recipe: Recipe, output: Path, overwrite: bool = False, dry_run: bool =
             if evaluation:
                 run.evaluate()
             if checkpoint:
-                save_checkpoint(output, run.accelerator, record.state(), recipe.keep_checkpoints)
+                save_checkpoint(run.output, run.accelerator, record.state(), recipe.keep_checkpoints)
             measured_from = time.perf_counter()  # evaluating and saving are not training time
     bar.close()
     record.finish()
@@ -77,18 +91,36 @@ class Run:
         self.recipe, self.output = recipe, output
         self.accelerator = build_accelerator(recipe, output)
         self.main = self.accelerator.is_main_process
-        self.corpus = load_corpus(recipe.corpus, recipe.accept_changed_corpus)
+        if recipe.stream:
+            self.corpus = load_stream(recipe)
+        else:
+            self.corpus = load_corpus(recipe.corpus, recipe.accept_changed_corpus)
         self.tokenizer = build_character_tokenizer(self.corpus.train, with_mask=recipe.task == "masked")
-        task = TASKS[recipe.task]
-        self.batches = task(self.tokenizer, self.corpus.train, recipe.context, recipe.batch_size, recipe.seed)
+        self.batches = self.build_batches()
         set_seed(recipe.seed)
         config = model_config(recipe, len(self.tokenizer), self.tokenizer)
         self.model = model_class(config)(config)
+        self.options = {"use_cache": False}
+        large = recipe.task == "next_token" and len(self.tokenizer) > LARGE_VOCABULARY
+        if large and not config.final_logit_softcapping and hasattr(torch.nn, "LinearCrossEntropyOptions"):
+            self.options["skip_logits"] = True
+        # A sharded model computes only where all processes compute together.
+        self.sharded = self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
         if self.model.can_generate():
             self.model.generation_config = generation_config(config)
         if recipe.task != "next_token":
             self.tokenizer.padding_side = "right"  # what an encoder reads begins at its first position
         self.record = RunRecord(output, recipe, self.corpus, self.model.num_parameters(), self.accelerator)
+
+    def build_batches(self) -> Stream | Windows | Copy:
+        """The training split as batches, one a step."""
+        recipe, accelerator = self.recipe, self.accelerator
+        if recipe.stream:
+            processes = (accelerator.process_index, accelerator.num_processes)
+            sizes = (recipe.context, recipe.batch_size, recipe.stream_lanes)
+            return Stream(self.corpus, self.tokenizer, *sizes, *processes)
+        task = TASKS[recipe.task]
+        return task(self.tokenizer, self.corpus.train, recipe.context, recipe.batch_size, recipe.seed)
 
     def plan(self) -> str:
         """What is about to be trained, on what, with what to expect, in three lines."""
@@ -97,7 +129,7 @@ class Run:
         expected = "" if recipe.expected_loss is None else f"; expect a validation loss near {recipe.expected_loss:.2f}"
         return (
             f"{recipe.preset}, {self.model.num_parameters():,} parameters, on {self.corpus.name} "
-            f"({len(self.corpus.text):,} characters, {len(self.tokenizer)} tokens in the vocabulary)\n"
+            f"({self.corpus.size}, {len(self.tokenizer)} tokens in the vocabulary)\n"
             f"{recipe.steps:,} steps of {recipe.batch_size} x {recipe.context} tokens ({tokens:,} in all) on "
             f"{accelerator.num_processes} x {accelerator.device.type}, precision {accelerator.mixed_precision}"
             f"{expected}\n"
@@ -114,8 +146,16 @@ class Run:
         if self.main:
             recover(self.output / BEST)
         self.accelerator.wait_for_everyone()
+        choose_kernels(self.model, self.accelerator.device, self.recipe.context)
+        if self.recipe.gradient_checkpointing:
+            self.model.gradient_checkpointing_enable()
         prepared = self.accelerator.prepare(self.model, *build_optimizers(self.model, self.recipe))
         self.model, self.optimizers = prepared[0], prepared[1:]
+        self.forward = compiled(self.model, self.accelerator.device) if self.recipe.compile else self.model
+        if self.recipe.stream:  # the other batches are a function of the step
+            self.accelerator.register_for_checkpointing(self.batches)
+        if self.accelerator.num_processes > 1:  # up to here all have drawn the same, to begin with the same weights
+            set_seed(self.recipe.seed, device_specific=True)
         checkpoints = list_checkpoints(self.output)
         self.record.resume(load_checkpoint(checkpoints[-1], self.accelerator) if checkpoints else None)
         settings = dataclasses.asdict(self.recipe)
@@ -133,16 +173,27 @@ class Run:
         losses = []
         for part, weight in self.parts_of(self.batches.at(self.record.step)):
             with accelerator.accumulate(self.model):
-                loss = self.model(**part, use_cache=False).loss * weight
+                loss = self.forward(**part, **self.options).loss * weight
                 accelerator.backward(loss)
                 if accelerator.sync_gradients and recipe.gradient_clip:
                     accelerator.clip_grad_norm_(self.model.parameters(), recipe.gradient_clip)
-                for optimizer in self.optimizers:
-                    optimizer.step()
-                    optimizer.zero_grad()
+                self.update()
                 losses.append(loss.detach())
         self.record.step += 1
         return torch.stack(losses).mean()
+
+    def update(self) -> None:
+        """Let the optimizers take their step, once all parts of the batch have given their gradients."""
+        scaler = self.accelerator.scaler
+        if scaler is not None and self.accelerator.sync_gradients:
+            # Accelerate changes the scale after the first optimizer, and would unscale for the second once more.
+            for optimizer in self.optimizers:
+                scaler.step(optimizer.optimizer)
+            scaler.update()
+        for optimizer in self.optimizers:
+            if scaler is None:
+                optimizer.step()
+            optimizer.zero_grad()
 
     def parts_of(self, batch: dict[str, torch.Tensor]) -> Iterator[tuple[dict[str, torch.Tensor], float]]:
         """This process's parts of a batch, each with the weight that makes the mean of their losses one over tokens.
@@ -151,10 +202,13 @@ class Run:
         """
         accelerator, accumulated = self.accelerator, self.recipe.gradient_accumulation_steps
         targets = int((batch["labels"] != IGNORED).sum())
-        share = {name: rows[accelerator.process_index :: accelerator.num_processes] for name, rows in batch.items()}
+        own = slice(accelerator.process_index, None, accelerator.num_processes)
+        share = {name: rows[own].contiguous() for name, rows in batch.items()}
         for rows in zip(*(rows.chunk(accumulated) for rows in share.values()), strict=True):
             part = dict(zip(share, rows, strict=True))
             weight = int((part["labels"] != IGNORED).sum()) * accelerator.num_processes * accumulated / targets
+            if accelerator.device.type == "cuda":  # only what is pinned is copied while the device computes
+                part = {name: rows.pin_memory() for name, rows in part.items()}
             yield {name: rows.to(accelerator.device, non_blocking=True) for name, rows in part.items()}, weight
 
     def evaluate(self) -> None:
@@ -165,27 +219,23 @@ class Run:
         if recipe.task == "copy":
             loss, scores["exact_match"] = score_copies(model, self.batches)
         else:
-            share = validation_loss(
-                model,
-                self.tokenizer,
-                self.corpus.validation,
-                process=self.accelerator.process_index,
-                processes=self.accelerator.num_processes,
-            )
+            part, parts = self.accelerator.process_index, self.accelerator.num_processes
+            share = validation_loss(model, self.tokenizer, self.corpus.validation, process=part, processes=parts)
             loss = sum(gather_object([share]))
         if model.config.feed_forward_type == "moe":
             shares = expert_load(model, self.tokenizer, self.corpus.validation)
             scores["busiest_expert"] = float(shares.max())
-        sample = ""
+        sample = self.write_sample(model) if self.main or self.sharded else ""
         if self.main:
-            sample = self.write_sample(model)
             more = "".join(f", {name.replace('_', ' ')} {value:.1%}" for name, value in scores.items())
             tqdm.write(
                 f"\nstep {record.step:,}: validation loss {loss:.4f} nats per character{more}\n{sample.strip()}\n"
             )
-        if record.log_evaluation(loss, sample, **scores) and self.main:
-            with writing(self.output / BEST) as folder:
-                save_model(folder, model, self.tokenizer)
+        if record.log_evaluation(loss, sample, **scores):
+            weights = self.accelerator.get_state_dict(self.model) if self.sharded else None
+            if self.main:
+                with writing(self.output / BEST) as folder:
+                    save_model(folder, model, self.tokenizer, weights=weights)
         record.save()
         model.train()
 
@@ -224,8 +274,10 @@ def build_accelerator(recipe: Recipe, output: Path) -> Accelerator:
             raise UserError(
                 f"there is no tracker '{tracker}'; choose from {', '.join(map(str, LOGGER_TYPE_TO_CLASS))}."
             )
+    launched = int(os.environ.get("WORLD_SIZE", 1))
     try:
         accelerator = Accelerator(
+            cpu=launched > 1 and not torch.accelerator.is_available(),  # else it would not connect the processes
             mixed_precision=recipe.mixed_precision,
             gradient_accumulation_steps=recipe.gradient_accumulation_steps,
             log_with=recipe.trackers or None,
@@ -233,12 +285,32 @@ def build_accelerator(recipe: Recipe, output: Path) -> Accelerator:
         )
     except (ValueError, ImportError) as error:
         raise UserError(f"Accelerate cannot be set up: {error}") from None
+    if launched > accelerator.num_processes:
+        raise UserError(
+            f"{launched} processes were launched, which Accelerate cannot connect on this device; launch one, or set "
+            "ACCELERATE_USE_CPU=true."
+        )
+    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise UserError(
+            "mixed_precision fp16 needs a GPU: on a CPU Accelerate would compute in float32 without a word; take bf16 "
+            "or no."
+        )
     parts = accelerator.num_processes * recipe.gradient_accumulation_steps
     if recipe.batch_size % parts:
         raise UserError(
             f"batch_size ({recipe.batch_size}) cannot be split evenly over {accelerator.num_processes} processes times "
             f"{recipe.gradient_accumulation_steps} gradient_accumulation_steps; make it a multiple of {parts}."
         )
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        if recipe.optimizer == "muon":
+            raise UserError(
+                "DeepSpeed takes one optimizer, and would leave Muon out; set optimizer: adamw, or launch with "
+                "training/accelerate/fsdp.yaml."
+            )
+        accelerator.deepspeed_plugin.deepspeed_config |= {
+            "train_micro_batch_size_per_gpu": recipe.batch_size // parts,
+            "gradient_clipping": recipe.gradient_clip,
+        }
     return accelerator
 
 

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from training.recipe import Recipe
+from training.sharded import shard_like, whole
 
 
 def orthogonalise(matrices: torch.Tensor, steps: int = 5) -> torch.Tensor:
@@ -14,7 +15,7 @@ def orthogonalise(matrices: torch.Tensor, steps: int = 5) -> torch.Tensor:
     0.7 to 1.2 in five steps, which is all that the optimizer needs.
 
     Args:
-        matrices: `(..., rows, columns)`, in the type to compute in: float32 where there are no bf16 units.
+        matrices: `(batch, rows, columns)`, in the type to compute in: float32 where there are no bf16 units.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     wide = matrices.shape[-2] <= matrices.shape[-1]
@@ -22,7 +23,7 @@ def orthogonalise(matrices: torch.Tensor, steps: int = 5) -> torch.Tensor:
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)  # singular values are now at most 1
     for _ in range(steps):
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x if wide else x.mT
 
 
@@ -51,10 +52,11 @@ class Muon(torch.optim.Optimizer):
                 if p.grad is not None:
                     by_shape.setdefault(p.shape, []).append(p)
             for (rows, columns), params in by_shape.items():
-                updates = torch.stack([self.momentum_update(p, group["momentum"]) for p in params])
-                updates = orthogonalise(updates)
+                updates = [whole(self.momentum_update(p, group["momentum"])) for p in params]
+                updates = orthogonalise(torch.stack(updates))
                 scale = group["lr"] * max(1.0, rows / columns) ** 0.5
                 for p, update in zip(params, updates, strict=True):
+                    update = shard_like(p, update)
                     p.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-scale)
         return loss
 
@@ -80,7 +82,8 @@ def build_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optim
         hidden = [p for p in matrices if id(p) in blocks]
         matrices = [p for p in matrices if id(p) not in blocks]
         if hidden:
-            optimizers.append(Muon(hidden, lr=recipe.matrix_learning_rate, weight_decay=recipe.weight_decay))
+            rates = {"lr": recipe.matrix_learning_rate, "momentum": recipe.matrix_momentum}
+            optimizers.append(Muon(hidden, **rates, weight_decay=recipe.weight_decay))
     groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     groups = [group for group in groups if group["params"]]
     betas = (recipe.beta1, recipe.beta2)

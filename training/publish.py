@@ -95,6 +95,13 @@ def prepare_model(checkpoint: Path, folder: Path, name: str, half: bool, license
 def model_card(record: dict, name: str, license: str, auto_class: str, certificate: str) -> ModelCard:
     """The card of a model, from its run's own record, the class that loads it and the table of `modeling.verify`."""
     recipe, corpus = record["recipe"], record["corpus"]
+    validation = f"{corpus['validation_characters']:,}"
+    if "shards" in corpus:
+        size = f"a stream of {corpus['bytes']:,} bytes in {corpus['shards']} shards"
+        split = f"the first {validation} characters validate, the rest trains"
+    else:
+        size = f"{corpus['characters']:,} characters"
+        split = f"the first 90% of the characters train, the last 10% ({validation}) validate"
     data = ModelCardData(
         license=license,
         library_name="transformers",
@@ -114,8 +121,8 @@ def model_card(record: dict, name: str, license: str, auto_class: str, certifica
         parameters=f"{record['parameters']:,}",
         corpus=corpus["name"],
         source=corpus["source"],
-        characters=f"{corpus['characters']:,}",
-        validation_characters=f"{corpus['validation_characters']:,}",
+        size=size,
+        split=split,
         sha256=corpus["sha256"][:16],
         steps=f"{record['best_step']:,}",
         tokens=f"{record['tokens']:,}",

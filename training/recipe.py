@@ -31,6 +31,21 @@ class Recipe:
 
     about: str = option("", "one line on what the recipe is for")
     corpus: str = option("sampler", "a corpus of the registry (python -m training.corpora), or a path to a UTF-8 text")
+    stream: bool = option(
+        False,
+        "corpus is a folder or a glob of .txt, .jsonl or .parquet shards, which are read while training goes on and "
+        "need not fit in memory",
+    )
+    stream_column: str = option("text", "the column of .jsonl and .parquet shards that holds the text")
+    stream_validation: int = option(
+        100_000, "characters at the beginning of a stream that are scored and never trained on", least=1
+    )
+    stream_lanes: int | None = option(
+        None,
+        "shards of a stream that are read side by side, a number that divides batch_size and that the processes "
+        "divide; null takes as many as fit, up to 8",
+        least=1,
+    )
     accept_changed_corpus: bool = option(False, "use a fetched text although it differs from the expected one")
     task: str = option(
         "next_token",
@@ -51,12 +66,17 @@ class Recipe:
     )
     learning_rate: float = option(1e-3, "peak learning rate of AdamW", least=0)
     matrix_learning_rate: float = option(0.02, "peak learning rate of Muon", least=0)
+    matrix_momentum: float = option(0.95, "Muon's decay of its momentum; shorter runs want less")
     weight_decay: float = option(0.1, "decoupled weight decay on matrices", least=0)
     beta1: float = option(0.9, "AdamW's decay of the first moment")
     beta2: float = option(0.99, "AdamW's decay of the second moment")
     warmup_steps: int = option(100, "steps over which the learning rate rises from 0", least=0)
     decay_share: float = option(0.8, "share of the steps, at the end, over which the learning rate falls to 0")
     gradient_clip: float = option(1.0, "largest norm of the gradient; 0 does not clip", least=0)
+    gradient_checkpointing: bool = option(
+        False, "keep only what enters each block, and compute the rest again: less memory, a third more time"
+    )
+    compile: bool = option(False, "compile the model: half a minute once, then faster steps; on a CPU it needs g++")
     mixed_precision: str | None = option(
         None, "no, fp16 or bf16; null takes what `accelerate launch` says", choices=(None, "no", "fp16", "bf16")
     )
@@ -148,7 +168,7 @@ def check_field(name: str, values: dict) -> str:
     if type(value) not in accepted:
         return f"must be {' or '.join(TYPE_NAMES[t] for t in accepted)}, and is {given!r}"
     least, choices = FIELDS[name].metadata["least"], FIELDS[name].metadata["choices"]
-    if least is not None and value < least:
+    if least is not None and value is not None and value < least:
         return f"must be at least {least}, and is {given!r}"
     if choices and value not in choices:
         return f"must be one of {', '.join(map(str, choices))}, and is {given!r}"

@@ -21,12 +21,13 @@ from training.command import UserError
 from training.corpora import Corpus
 from training.optimizers import learning_rate_share
 from training.recipe import Recipe
+from training.stream import StreamedCorpus
 
 RECIPE, RECORD, METRICS, CURVE, BEST = "recipe.yaml", "run.json", "metrics.jsonl", "loss.png", "best"
 DESCRIPTIVE = ("about", "expected_loss", "expected_sample", "trackers")  # a run may go on with others of these
 
 
-def open_run(folder: Path, recipe: Recipe, corpus: Corpus, overwrite: bool) -> bool:
+def open_run(folder: Path, recipe: Recipe, corpus: Corpus | StreamedCorpus, overwrite: bool) -> bool:
     """Make the folder of a run, or find an earlier run there. Returns whether that one is finished already.
 
     Raises:
@@ -44,7 +45,8 @@ def open_run(folder: Path, recipe: Recipe, corpus: Corpus, overwrite: bool) -> b
             return False
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror}); give another --output.") from None
-    earlier = yaml.safe_load((folder / RECIPE).read_text(encoding="utf-8"))
+    # A field that is newer than the run had its default's effect.
+    earlier = dataclasses.asdict(Recipe()) | yaml.safe_load((folder / RECIPE).read_text(encoding="utf-8"))
     changed = [name for name in resolved if name not in DESCRIPTIVE and resolved[name] != earlier.get(name)]
     if changed:
         what = ", ".join(f"{name} ({earlier.get(name)!r} there, {resolved[name]!r} here)" for name in changed)
@@ -82,17 +84,17 @@ class Progress:
 class RunRecord(Progress):
     """The figures of a run and the files they stand in. Every process keeps the figures; the main one writes."""
 
-    def __init__(self, folder: Path, recipe: Recipe, corpus: Corpus, parameters: int, accelerator: Accelerator):
+    def __init__(
+        self,
+        folder: Path,
+        recipe: Recipe,
+        corpus: Corpus | StreamedCorpus,
+        parameters: int,
+        accelerator: Accelerator,
+    ):
         super().__init__()
         self.folder, self.recipe, self.parameters, self.accelerator = folder, recipe, parameters, accelerator
-        self.corpus = {
-            "name": corpus.name,
-            "source": corpus.source,
-            "sha256": corpus.sha256,
-            "characters": len(corpus.text),
-            "distinct_characters": len(set(corpus.text)),
-            "validation_characters": len(corpus.validation),
-        }
+        self.corpus = corpus.figures()
 
     def state(self) -> dict:
         """What a checkpoint keeps."""

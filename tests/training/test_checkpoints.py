@@ -1,4 +1,5 @@
 import errno
+import json
 import resource
 import shutil
 
@@ -12,6 +13,8 @@ from tests.conftest import run
 from tokenizer import build_character_tokenizer
 from training.checkpoints import REPLACED, UNFINISHED, list_checkpoints, load_checkpoint, recover, save_model, writing
 from training.command import UserError
+from training.optimizers import build_optimizers
+from training.recipe import load_recipe
 
 
 def write(folder, text: str) -> None:
@@ -87,6 +90,37 @@ def test_damaged_checkpoint_is_told(trained, tmp_path, file, damage):
         (folder / file).write_bytes((folder / file).read_bytes()[: (folder / file).stat().st_size // 2])
     with pytest.raises(UserError, match=r"checkpoint-40 is damaged.*remove that folder"):
         load_checkpoint(folder, accelerator)
+
+
+@pytest.fixture
+def of_two(trained, tmp_path):
+    """A checkpoint as two processes leave it."""
+    folder = tmp_path / "checkpoint-40"
+    shutil.copytree(list_checkpoints(trained)[-1], folder)
+    shutil.copy(folder / "random_states_0.pkl", folder / "random_states_1.pkl")
+    state = json.loads((folder / "state.json").read_text())
+    (folder / "state.json").write_text(json.dumps({**state, "processes": 2}))
+    return folder
+
+
+def prepare(folder) -> Accelerator:
+    accelerator = Accelerator()
+    model = OzymandiasForCausalLM.from_pretrained(folder / "best")
+    accelerator.prepare(model, *build_optimizers(model, load_recipe("smoke")))
+    return accelerator
+
+
+def test_one_process_goes_on_where_two_were(trained, of_two, capsys):
+    state = load_checkpoint(of_two, prepare(trained))
+    assert state["step"] == 40
+    assert "processes" not in state
+    assert "2 processes, and this run has 1" in capsys.readouterr().out
+
+
+def test_random_states_of_all_processes_are_looked_for(trained, of_two):
+    (of_two / "random_states_1.pkl").unlink()
+    with pytest.raises(UserError, match=r"damaged \(random_states_1\.pkl is missing\)"):
+        load_checkpoint(of_two, prepare(trained))
 
 
 def test_half_precision_is_stored_and_single_is_computed(tmp_path):

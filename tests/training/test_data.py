@@ -4,8 +4,20 @@ import pytest
 import torch
 
 from tokenizer import build_character_tokenizer
+from training import data
 from training.command import UserError
-from training.data import IGNORED, TASKS, Copy, Masked, NextPassage, NextToken, Windows, encode, mask_spans
+from training.data import (
+    IGNORED,
+    TASKS,
+    Copy,
+    Masked,
+    NextPassage,
+    NextToken,
+    Windows,
+    encode,
+    mask_spans,
+    stored_tokens,
+)
 from training.recipe import FIELDS
 
 
@@ -13,6 +25,63 @@ def test_encode_gives_the_tokenizers_ids():
     text = "The moon,\nupon\r\nthe water — 诗\n\n"
     tokenizer = build_character_tokenizer(text[:20])
     assert encode(tokenizer, text).tolist() == tokenizer(text)["input_ids"]
+
+
+def test_encode_takes_special_tokens_in_a_text_as_the_tokenizer_does():
+    for with_mask in (False, True):
+        tokenizer = build_character_tokenizer("the moon <|maskend>", with_mask=with_mask)
+        tokenizer(["padded", "and cut"], padding="max_length", truncation=True, max_length=3)  # leaves its settings
+        text = "the <|mask|> moon<|end|>"
+        assert encode(tokenizer, text).tolist() == tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert encode(tokenizer, "").tolist() == []
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "cache_folder", lambda: tmp_path / "cache")
+    return tmp_path / "cache" / "tokens"
+
+
+@pytest.mark.parametrize(("added", "dtype"), [(0, torch.uint16), (70_000, torch.int32)])
+def test_tokens_are_stored_once_and_mapped(cache, monkeypatch, added, dtype):
+    text = "The moon,\nupon\r\nthe water — 诗\n\n" * 5000  # several parts of lines
+    tokenizer = build_character_tokenizer(text)
+    tokenizer.add_tokens([f"<{n}>" for n in range(added)])
+    tokens = stored_tokens(tokenizer, text)
+    assert tokens.dtype == dtype
+    assert torch.equal(tokens.long(), encode(tokenizer, text))
+    (file,) = cache.iterdir()
+    assert file.stat().st_size == len(tokens) * dtype.itemsize
+    monkeypatch.setattr(data, "encode_text", None)  # nothing is encoded again
+    assert torch.equal(stored_tokens(tokenizer, text).long(), tokens.long())
+    batch = Windows(tokens, context=7, batch_size=3, seed=5, length=8).windows_at(4)
+    assert batch.dtype == torch.long
+    assert torch.equal(batch, Windows(tokens.long(), context=7, batch_size=3, seed=5, length=8).windows_at(4))
+
+
+def test_another_text_or_tokenizer_is_stored_apart(cache):
+    one, other = build_character_tokenizer("the moon"), build_character_tokenizer("the moons")
+    for tokenizer, text in ((one, "moon"), (one, "moon moon"), (other, "moon")):
+        assert stored_tokens(tokenizer, text).tolist() == encode(tokenizer, text).tolist()
+    assert len(list(cache.iterdir())) == 3
+
+
+def test_without_a_cache_tokens_stay_in_memory(cache):
+    cache.parent.touch()  # a folder below a file cannot be made, also not by root
+    tokenizer = build_character_tokenizer("the moon")
+    assert stored_tokens(tokenizer, "moon").tolist() == encode(tokenizer, "moon").tolist()
+
+
+def test_a_disk_that_fills_up_leaves_no_half_file(cache, monkeypatch):
+    tokenizer, replace = build_character_tokenizer("the moon"), data.Path.replace
+
+    def full(self, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(data.Path, "replace", full)
+    assert len(stored_tokens(tokenizer, "moon")) == 4
+    assert list(cache.iterdir()) == []
+    monkeypatch.setattr(data.Path, "replace", replace)
 
 
 def test_a_step_is_a_function_of_the_step_alone():

@@ -192,19 +192,6 @@ def test_accumulated_parts_give_the_trajectory_of_the_whole(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_trajectory_of_one(tmp_path):
-    fields = {**SMALL, "steps": 10, "model.hidden_dropout": 0.0, "evaluate_every": 10, "checkpoint_every": 5}
-    run(*arguments(tmp_path / "one", **fields))
-    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no"]
-    run(*launch, *arguments(tmp_path / "two", **fields), OMP_NUM_THREADS=1)
-    for one, other in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
-        assert one["step"] == other["step"]
-        for name in ("train_loss", "validation_loss"):
-            assert one.get(name) == pytest.approx(other.get(name), abs=1e-4)
-
-
-@pytest.mark.slow
 def test_mixed_precision_and_trackers(tmp_path):
     folder = tmp_path / "run"
     fields = {**SMALL, "steps": 4, "evaluate_every": 4, "mixed_precision": "bf16", "trackers": "[trackio, tensorboard]"}
