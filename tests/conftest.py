@@ -29,6 +29,12 @@ def no_network(monkeypatch):
     monkeypatch.setattr(socket.socket, "connect", guarded)
 
 
+@pytest.fixture(autouse=True)
+def default_products():
+    """torch's default: a run that an earlier test started in this process may have set another for all of it."""
+    torch.set_float32_matmul_precision("highest")
+
+
 @pytest.fixture(scope="session")
 def corpora() -> Path:
     """The folder with the real texts; a test that needs it skips where it is missing."""

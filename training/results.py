@@ -26,6 +26,10 @@ DECISIVE = (
     "optimizer",
     "learning_rate",
     "matrix_learning_rate",
+    "matrix_momentum",
+    "weight_decay",
+    "warmup_steps",
+    "decay_share",
 )
 SAMPLE = 70  # characters of a sample in the table
 # The order of the evolution; other runs follow by name.

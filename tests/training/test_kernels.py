@@ -17,14 +17,6 @@ AMD = {"cpu_name": "AMD EPYC", "avx512_f": True}
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(autouse=True)
-def precision():
-    """Whatever a test sets for the whole process is put back."""
-    before = torch.get_float32_matmul_precision()
-    yield
-    torch.set_float32_matmul_precision(before)
-
-
 def small_model() -> OzymandiasForCausalLM:
     torch.manual_seed(0)
     return OzymandiasForCausalLM(preset_config("modern", vocab_size=VOCAB, hidden_size=32, num_hidden_layers=2))

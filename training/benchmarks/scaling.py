@@ -9,9 +9,6 @@ import argparse
 import dataclasses
 import json
 import math
-import tempfile
-import time
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -21,7 +18,7 @@ from training.benchmarks.report import write_table
 from training.benchmarks.speedrun import in_new_process
 from training.command import run_command
 from training.corpora import load_corpus
-from training.plan import BATCH, CONTEXT, SCALING, Law, propose, recipe_of
+from training.plan import BATCH, CONTEXT, SCALING, Law, propose, recipe_of, train_once
 from training.record import write_text
 
 GRID = {  # sizes and the steps that each is trained for
@@ -30,25 +27,6 @@ GRID = {  # sizes and the steps that each is trained for
     (4, 192, 6): (100, 300, 1000, 1500),
     (6, 256, 8): (100, 300, 500),
 }
-
-
-def train_once(recipe) -> dict:
-    """Train a recipe; returns its parameters, tokens, best loss and seconds."""
-    from training.evaluate import validation_loss
-    from training.loop import Run
-
-    with tempfile.TemporaryDirectory() as folder:
-        run = Run(recipe, Path(folder))
-        run.start()
-        best, seconds = math.inf, 0.0
-        for step in tqdm(range(1, recipe.steps + 1), desc=recipe.about, leave=False):
-            begin = time.perf_counter()
-            float(run.step())
-            seconds += time.perf_counter() - begin
-            if step % recipe.evaluate_every == 0 or step == recipe.steps:
-                best = min(best, validation_loss(run.model, run.tokenizer, run.corpus.validation))
-        tokens = recipe.steps * recipe.batch_size * recipe.context
-        return {"parameters": run.model.num_parameters(), "tokens": tokens, "loss": best, "seconds": seconds}
 
 
 def run_grid(corpus: str, threads: int | None, part: int, parts: int) -> None:
@@ -98,8 +76,8 @@ def fit_law(runs: list[dict], iterations: int = 3000) -> Law:
             optimizer.zero_grad()
             error.backward()
             optimizer.step()
-        if float(error) < best_error:
-            best, best_error = Law(*(round(float(v), 6) for v in logs.exp())), float(error)
+        if error.item() < best_error:
+            best, best_error = Law(*(round(v, 6) for v in logs.exp().tolist())), error.item()
     return best
 
 
@@ -148,7 +126,7 @@ def main() -> None:
         run_grid(arguments.corpus, arguments.threads, arguments.part, arguments.parts)
     if arguments.what == "check":
         check(arguments.corpus, arguments.minutes, arguments.write)
-    elif arguments.part == 0:
+    elif arguments.parts == 1:  # else the other shares are not there yet
         fit()
 
 

@@ -13,6 +13,7 @@ import argparse
 import dataclasses
 import json
 import multiprocessing
+import shutil
 import statistics
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -21,7 +22,7 @@ from tqdm import tqdm
 
 from training.benchmarks.contenders import Course, find_nanogpt, run_nanogpt, run_ours, run_transformers
 from training.benchmarks.machine import describe_machine, matrix_peak
-from training.benchmarks.report import write_table
+from training.benchmarks.report import README, write_table
 from training.command import UserError, run_command
 from training.corpora import load_corpus
 from training.record import write_text
@@ -171,6 +172,7 @@ def main() -> None:
     print(f"{text}\n\n{arguments.output / 'results.json'}, {arguments.output / 'loss.png'}")
     if arguments.write:
         write_table("speedrun", text)
+        shutil.copy(arguments.output / "loss.png", README.with_name("speedrun.png"))
 
 
 if __name__ == "__main__":

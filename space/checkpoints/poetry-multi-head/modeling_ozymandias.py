@@ -72,6 +72,7 @@ class OzymandiasForCausalLM(OzymandiasPreTrainedModel, GenerationMixin):
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
+        skip_logits: bool = False,
         **kwargs,
     ) -> CausalLMOutputWithPast | MoeCausalLMOutputWithPast:
         """Run the model and score the next tokens.
@@ -80,6 +81,8 @@ class OzymandiasForCausalLM(OzymandiasPreTrainedModel, GenerationMixin):
             labels: `(batch, length)`, the input ids themselves (they are shifted here), -100 where nothing is to be
                 learned. The loss is in nats, the mean over the labels, or their sum divided by `num_items_in_batch`.
             logits_to_keep: make the logits of that many last positions only, 0 for all, or of these positions.
+            skip_logits: give the loss alone. With a large vocabulary `(batch, length, vocab)` logits and their
+                gradient are most of the memory of training; here they exist for a few tokens at a time.
 
         The other arguments are those of [`OzymandiasModel`].
         """
@@ -92,12 +95,15 @@ class OzymandiasForCausalLM(OzymandiasPreTrainedModel, GenerationMixin):
             use_cache=use_cache,
             **kwargs,
         )
-        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(outputs.last_hidden_state[:, kept, :])  # (batch, kept, vocab)
-        logits = soft_cap(logits, self.config.final_logit_softcapping)
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+        logits = loss = None
+        if skip_logits:
+            loss = self.loss_without_logits(outputs.last_hidden_state, labels, **kwargs)
+        else:
+            kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+            logits = self.lm_head(outputs.last_hidden_state[:, kept, :])  # (batch, kept, vocab)
+            logits = soft_cap(logits, self.config.final_logit_softcapping)
+            if labels is not None:
+                loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
         result = {
             "loss": loss,
             "logits": logits,
@@ -113,6 +119,32 @@ class OzymandiasForCausalLM(OzymandiasPreTrainedModel, GenerationMixin):
                 result["loss"] = loss + self.config.router_aux_loss_coef * aux_loss
             result.update(aux_loss=aux_loss, router_logits=router_logits)
         return MoeCausalLMOutputWithPast(**result)
+
+    def loss_without_logits(
+        self,
+        hidden_states: torch.Tensor,
+        labels: torch.LongTensor | None,
+        shift_labels: torch.LongTensor | None = None,
+        num_items_in_batch: int | torch.Tensor | None = None,
+        **kwargs,
+    ) -> torch.Tensor:
+        """The loss of `(batch, length, hidden)`, from a few rows of logits at a time.
+
+        Raises:
+            ValueError: no labels, a soft cap, which torch's function does not have, or a torch without that function.
+        """
+        if labels is None or self.config.final_logit_softcapping or not hasattr(nn, "LinearCrossEntropyOptions"):
+            raise ValueError("skip_logits needs labels, no final_logit_softcapping, and torch 2.13 or newer.")
+        if shift_labels is None:
+            shift_labels = nn.functional.pad(labels, (0, 1), value=-100)[:, 1:]
+        loss = nn.functional.linear_cross_entropy(
+            hidden_states.flatten(0, 1),
+            self.lm_head.weight.to(hidden_states.dtype),
+            shift_labels.flatten(),
+            reduction="mean" if num_items_in_batch is None else "sum",
+            options=nn.LinearCrossEntropyOptions(),
+        )
+        return loss if num_items_in_batch is None else loss / num_items_in_batch
 
 
 class PredictionHead(nn.Module):

@@ -1,6 +1,7 @@
 """The courses of the speedrun: one measure for all, and another's code run as it is."""
 
 import math
+import sys
 
 import pytest
 import torch
@@ -52,15 +53,16 @@ for step in range(int(options["max_iters"]) + 1):
 
 
 @pytest.fixture
-def checkout(tmp_path):
+def checkout(tmp_path, monkeypatch):
     (tmp_path / "model.py").write_text(MODEL)
     (tmp_path / "train.py").write_text(TRAIN)
     (tmp_path / "configurator.py").write_text("")
-    return tmp_path
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    yield tmp_path
+    sys.modules.pop("model", None)
 
 
-def test_nanogpt_is_timed_by_its_own_clock_and_scored_by_ours(checkout, monkeypatch):
-    monkeypatch.setattr("sys.modules", {**__import__("sys").modules})
+def test_nanogpt_is_timed_by_its_own_clock_and_scored_by_ours(checkout):
     seed_before, save_before = torch.manual_seed, torch.save
     course = run_nanogpt("sampler", 3, find_nanogpt(checkout))
     vocabulary = len(set(load_corpus("sampler").text))

@@ -28,7 +28,7 @@ def base() -> float:
 @pytest.mark.slow
 @pytest.mark.parametrize("lever", LEARNING[1:], ids=lambda lever: lever.name)
 def test_each_lever_of_learning_changes_the_loss(lever, base):
-    assert 1e-6 < abs(last_loss(lever) - base) < 1.0
+    assert 1e-6 < abs(last_loss(lever) - base) < 3.0
 
 
 # What a compiler makes is tested in tests/training/test_kernels.py.
