@@ -93,15 +93,15 @@ def score(logits_of: Callable[[torch.Tensor], torch.Tensor], tokens: torch.Tenso
     return total / (windows * CONTEXT * characters / len(tokens))
 
 
-def run_ours(corpus: str, seed: int, recipe: str = "speedrun", every: int = 5, changes: tuple = ()) -> Course:
-    """Train a recipe in this project's loop, scored `every` so many steps in its last half."""
-    resolved = load_recipe(recipe, [*changes, ("corpus", corpus), ("seed", str(seed))])
-    return train_in_loop(f"ours ({recipe})", resolved, every)
+def run_ours(corpus: str, seed: int, recipe: str = "speedrun") -> Course:
+    """Train a recipe in this project's loop."""
+    resolved = load_recipe(recipe, [("corpus", corpus), ("seed", str(seed))])
+    return train_in_loop(f"ours ({recipe})", resolved, every=5)
 
 
 def run_transformers(corpus: str, seed: int, kind: str) -> Course:
-    """Train transformers' Llama or GPT-2, of nanoGPT's size and with its settings, in this project's loop."""
-    changes = [("corpus", corpus), ("seed", str(seed)), ("gradient_clip", "1.0")]
+    """Train transformers' Llama or GPT-2, of nanoGPT's size and for its tokens, in this project's loop."""
+    changes = [("corpus", corpus), ("seed", str(seed))]
 
     def build(vocab: int) -> nn.Module:
         return transformers_model(kind, LAYERS, HIDDEN, HEADS, vocab, CONTEXT)

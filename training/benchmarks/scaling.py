@@ -24,7 +24,7 @@ from training.record import write_text
 GRID = {  # sizes and the steps that each is trained for
     (2, 64, 2): (100, 300, 1000, 3000),
     (3, 128, 4): (100, 300, 1000, 3000),
-    (4, 192, 6): (100, 300, 1000, 1500),
+    (4, 192, 6): (100, 300, 1000),
     (6, 256, 8): (100, 300, 500),
 }
 
