@@ -80,7 +80,7 @@ def run_to_end(run: "Run") -> None:
             measured_from = time.perf_counter()  # evaluating and saving are not training time
     bar.close()
     record.finish()
-    run.accelerator.end_training()
+    run.close()
 
 
 class Run:
@@ -181,6 +181,16 @@ class Run:
                 losses.append(loss.detach())
         self.record.step += 1
         return torch.stack(losses).mean()
+
+    def close(self) -> None:
+        """Let go of the model and leave the other processes.
+
+        In this order: DDP's last reference to their group would free it with Python's lock held, and wait for a thread of
+        gloo that waits for this lock.
+        """
+        self.model = self.forward = self.optimizers = None
+        self.accelerator.free_memory()
+        self.accelerator.end_training()
 
     def update(self) -> None:
         """Let the optimizers take their step, once all parts of the batch have given their gradients."""

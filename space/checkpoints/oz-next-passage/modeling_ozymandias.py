@@ -21,6 +21,8 @@ from .feed_forward import ACTIVATIONS
 from .feed_forward import load_balancing_loss
 from .normalization import NORMS
 
+LOGITS_AT_A_TIME = 2**24  # 64 MB in float32
+
 
 def soft_cap(logits: torch.Tensor, cap: float | None) -> torch.Tensor:
     """`cap * tanh(logits / cap)`: within `cap` on both sides of 0, in the same order. `None` leaves them.
@@ -137,12 +139,14 @@ class OzymandiasForCausalLM(OzymandiasPreTrainedModel, GenerationMixin):
             raise ValueError("skip_logits needs labels, no final_logit_softcapping, and torch 2.13 or newer.")
         if shift_labels is None:
             shift_labels = nn.functional.pad(labels, (0, 1), value=-100)[:, 1:]
+        # torch's own choice, logits as large as their input, is a few rows for a narrow model, and crawls.
+        rows = max(1, LOGITS_AT_A_TIME // self.config.vocab_size)
         loss = nn.functional.linear_cross_entropy(
             hidden_states.flatten(0, 1),
             self.lm_head.weight.to(hidden_states.dtype),
             shift_labels.flatten(),
             reduction="mean" if num_items_in_batch is None else "sum",
-            options=nn.LinearCrossEntropyOptions(),
+            options=nn.LinearCrossEntropyOptions(batch_chunk_size=rows, chunking_method=None),
         )
         return loss if num_items_in_batch is None else loss / num_items_in_batch
 
