@@ -185,8 +185,8 @@ class Run:
     def close(self) -> None:
         """Let go of the model and leave the other processes.
 
-        In this order: DDP's last reference to their group would free it with Python's lock held, and wait for a thread of
-        gloo that waits for this lock.
+        In this order: DDP's last reference to their group would free it with Python's lock held, and wait for a thread
+        of gloo that waits for this lock.
         """
         self.model = self.forward = self.optimizers = None
         self.accelerator.free_memory()
