@@ -19,9 +19,13 @@ IGNORED = -100  # the label that cross entropy leaves out
 def encode_batch(tokenizer: PreTrainedTokenizerBase, texts: list[str], end: list[int] = ()) -> np.ndarray:
     """The ids of texts one after the other, `end` after each: `(length,)`, in the smallest type that holds them."""
     backend = tokenizer.backend_tokenizer  # leaves out what nobody asks for here, which takes most of the time
-    backend.encode_special_tokens = tokenizer.split_special_tokens
-    backend.no_padding()
-    backend.no_truncation()
+    # Set only where it is otherwise: a setter fails while another thread encodes.
+    if backend.encode_special_tokens != tokenizer.split_special_tokens:
+        backend.encode_special_tokens = tokenizer.split_special_tokens
+    if backend.padding is not None:
+        backend.no_padding()
+    if backend.truncation is not None:
+        backend.no_truncation()
     encodings = backend.encode_batch_fast(texts, add_special_tokens=False)
     dtype = np.uint16 if len(tokenizer) <= 1 << 16 else np.int32
     return np.fromiter(chain.from_iterable(chain(encoding.ids, end) for encoding in encodings), dtype=dtype)
