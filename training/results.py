@@ -102,6 +102,20 @@ def one_line(sample: str) -> str:
     return line.translate({ord(c): f"\\{c}" for c in "\\|*_`<>[]"}) + " ..."
 
 
+def write_between(path: Path, begin: str, end: str, text: str) -> None:
+    """Put `text` between two lines of a file.
+
+    Raises:
+        UserError: the file has no such lines.
+    """
+    before = path.read_text(encoding="utf-8")
+    if begin not in before or end not in before:
+        raise UserError(f"{path} has no place for the table; put these two lines there: {begin} and {end}.")
+    head, tail = before[: before.index(begin)], before[before.index(end) :]
+    path.write_text(f"{head}{begin}\n{text}\n{tail}", encoding="utf-8")
+    print(f"wrote {path}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="*", type=Path, help="folders with a run.json")
@@ -110,14 +124,7 @@ def main() -> None:
     if arguments.runs:
         print((seeds_table if arguments.seeds else table)(read_records(arguments.runs)))
         return
-    readme = PROJECT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    if BEGIN not in text or END not in text:
-        raise UserError(f"{readme} has no place for the table; put these two lines there: {BEGIN} and {END}.")
-    written = table(evolution())
-    head, tail = text[: text.index(BEGIN)], text[text.index(END) :]
-    readme.write_text(f"{head}{BEGIN}\n{written}\n{tail}", encoding="utf-8")
-    print(f"wrote {readme}")
+    write_between(PROJECT / "README.md", BEGIN, END, table(evolution()))
 
 
 if __name__ == "__main__":

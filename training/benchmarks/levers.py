@@ -88,12 +88,20 @@ def token_smear(run: Run) -> None:
 
 def growing_batch(run: Run) -> None:
     """Half of the batch in the first third of the tokens, in twice as many steps."""
-    change_batches(run, lambda rows, half: rows.chunk(2)[half], run.recipe.steps // 3)
+    at, until = run.batches.at, run.recipe.steps // 3
+    run.recipe = dataclasses.replace(run.recipe, steps=run.recipe.steps + until)
+
+    def halves(step: int) -> dict[str, torch.Tensor]:
+        if step >= 2 * until:
+            return at(step - until)
+        return {name: rows.chunk(2)[step % 2] for name, rows in at(step // 2).items()}
+
+    run.batches.at = halves
 
 
 def growing_length(run: Run) -> None:
     """Windows of half the length, twice as many, in the first third of the steps."""
-    batches, at, until = run.batches, run.batches.at, run.recipe.steps // 3
+    at, until = run.batches.at, run.recipe.steps // 3
 
     def shorter(step: int) -> dict[str, torch.Tensor]:
         batch = at(step)
@@ -101,20 +109,7 @@ def growing_length(run: Run) -> None:
             return batch
         return {name: rows.reshape(-1, rows.shape[1] // 2) for name, rows in batch.items()}
 
-    batches.at = shorter
-
-
-def change_batches(run: Run, half_of: Callable, until: int) -> None:
-    """Split each of the first `until` batches into two steps, at the end of which the run is as far as without."""
-    at, steps = run.batches.at, run.recipe.steps
-    run.recipe = dataclasses.replace(run.recipe, steps=steps + until)
-
-    def halves(step: int) -> dict[str, torch.Tensor]:
-        if step >= 2 * until:
-            return at(step - until)
-        return {name: half_of(rows, step % 2) for name, rows in at(step // 2).items()}
-
-    run.batches.at = halves
+    run.batches.at = shorter
 
 
 def fields(**changes) -> tuple[tuple[str, str], ...]:
