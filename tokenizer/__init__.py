@@ -1,5 +1,7 @@
-"""Building tokenizers."""
+"""Building tokenizers, and encoding with them."""
 
+from .bpe import build_bpe_tokenizer
 from .character import build_character_tokenizer
+from .encode import encode_batch, encode_text, token_bytes
 
-__all__ = ["build_character_tokenizer"]
+__all__ = ["build_bpe_tokenizer", "build_character_tokenizer", "encode_batch", "encode_text", "token_bytes"]

@@ -1,21 +1,29 @@
 """Build a tokenizer from a text and save it.
 
-python -m tokenizer.train my.txt --output my-tokenizer
+python -m tokenizer.train my.txt --output my-tokenizer                              # one token a character
+python -m tokenizer.train my.txt --output my-tokenizer --kind bpe --vocab_size 2048
 """
 
 import argparse
 from pathlib import Path
 
-from tokenizer.character import build_character_tokenizer
+from .bpe import build_bpe_tokenizer
+from .character import build_character_tokenizer
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("text", type=Path, help="a UTF-8 text")
     parser.add_argument("--output", type=Path, required=True, help="the folder to save the tokenizer in")
+    parser.add_argument("--kind", choices=("character", "bpe"), default="character", help="default %(default)s")
+    parser.add_argument("--vocab_size", type=int, help="tokens (default: every character, or 1024 for bpe)")
     arguments = parser.parse_args()
     try:
-        tokenizer = build_character_tokenizer(arguments.text.read_text(encoding="utf-8"))
+        text = arguments.text.read_text(encoding="utf-8")
+        if arguments.kind == "bpe":
+            tokenizer = build_bpe_tokenizer(text, arguments.vocab_size or 1024)
+        else:
+            tokenizer = build_character_tokenizer(text, arguments.vocab_size)
         tokenizer.save_pretrained(arguments.output)
     except (OSError, ValueError) as error:
         parser.error(f"{arguments.text}: {error}")

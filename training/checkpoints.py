@@ -19,7 +19,7 @@ from training import sharded
 from training.command import UserError, in_one_line
 
 UNFINISHED, REPLACED = ".unfinished", ".replaced"
-STATE = "state.json"
+STATE, RECORD = "state.json", "run.json"
 
 
 @contextmanager
@@ -86,6 +86,11 @@ def save_model(
         del weights[tied]  # the token embeddings under another name
     model.save_pretrained(folder, state_dict=weights)
     tokenizer.save_pretrained(folder)
+
+
+def record_path(checkpoint: Path) -> Path | None:
+    """The run record in or beside a checkpoint, if there is one."""
+    return next((path for path in (checkpoint / RECORD, checkpoint.parent / RECORD) if path.is_file()), None)
 
 
 def save_checkpoint(run: Path, accelerator: Accelerator, state: dict, keep: int) -> None:

@@ -3,85 +3,56 @@
     python -m training.corpora              # what there is, how large, and where each is cached
     python -m training.corpora oz poetry    # fetch these now
 
-A corpus is one text. The first 90% of its characters train and the last 10% validate, contiguous and never shuffled,
-so that every figure of the project is about the same characters.
+The first 90% of a text's characters train and the last 10% validate, contiguous and never shuffled, so that every
+figure of the project is about the same characters. `classics+oz` joins texts, each split by itself.
 """
 
 import argparse
 import hashlib
 import os
-import urllib.error
-import urllib.request
+import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-from training.command import UserError, run_command
+from training.command import UserError, in_one_line, run_command
+from training.quatrains import label_quatrains
+from training.works import COLLECTIONS, LICENCE, WORKS, fetch
 
 SAMPLER = Path(__file__).with_name("sampler.txt")
-START_MARK, END_MARK = "*** START OF", "*** END OF"
-
-
-@dataclass(frozen=True)
-class Work:
-    """A work of Project Gutenberg, in the public domain.
-
-    `begins` is how the text itself begins, after the title page and prefaces, and `ends` what follows its last line,
-    where there is something. `sha256` is of the cleaned text; another edition has another one.
-    """
-
-    title: str
-    number: int
-    sha256: str
-    begins: str
-    ends: str = END_MARK
-
-    @property
-    def url(self) -> str:
-        base = os.environ.get("OZYMANDIAS_GUTENBERG", "https://www.gutenberg.org")
-        return f"{base}/cache/epub/{self.number}/pg{self.number}.txt"
-
-
-WORKS = {
-    "oz": Work(
-        "The Wonderful Wizard of Oz, L. Frank Baum, 1900",
-        55,
-        "628ba1f9b3f740f1558c1726beb0d349eaed3912aaa86e827fe2dbe0c3df09d5",
-        begins="The Wonderful Wizard of Oz\n\nby L. Frank Baum",
-        ends="\n\n\nThe End\n",
-    ),
-    "dickinson": Work(
-        "Poems: Three Series, Complete, Emily Dickinson, 1890 to 1896",
-        12242,
-        "37ebc275beb122554896c072a4e608c5fa64f683c6b3ea0ce4f75517bf2aebc9",
-        begins="\n\nI.\n\nSUCCESS.",
-        ends="\nEnd of Project Gutenberg",
-    ),
-    "sonnets": Work(
-        "Shakespeare's Sonnets, 1609",
-        1041,
-        "edfe79d4fb897ffda094c71e27e627b425d53c25150f0bb4972fbd732ff565b9",
-        begins="  I\n\n  From fairest",
-        ends="\nEnd of Project Gutenberg",
-    ),
-}
-COLLECTIONS = {"poetry": ("dickinson", "sonnets")}
-NAMES = ("sampler", *WORKS, *COLLECTIONS)
+QUATRAINS = "quatrains"
+NAMES = ("sampler", *WORKS, *COLLECTIONS, QUATRAINS)
+BETWEEN = "\n\n"  # joined texts
+OWN = "a text of the trainer's own"
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text and its two splits."""
+    """One or more texts, and the two splits of all of them."""
 
     name: str
-    text: str
+    texts: tuple[str, ...]
+    source: str = OWN
+    splits: tuple[int, ...] = ()  # where the validation split of each text begins; by default after 90%
+    training_text: str | None = None  # what is left of the training split, where something was taken out
 
     @property
-    def source(self) -> str:
-        """Where the text comes from, for the card of a model that was trained on it."""
-        if self.name == "sampler":
-            return "verse written for the project"
-        works = [WORKS[part] for part in COLLECTIONS.get(self.name, (self.name,)) if part in WORKS]
-        return "; ".join(f"{w.title}, Project Gutenberg #{w.number}" for w in works) or "a text of the trainer's own"
+    def text(self) -> str:
+        return BETWEEN.join(self.texts)
+
+    @property
+    def borders(self) -> tuple[int, ...]:
+        return self.splits or tuple(int(0.9 * len(text)) for text in self.texts)
+
+    @cached_property
+    def train(self) -> str:
+        if self.training_text is not None:
+            return self.training_text
+        return BETWEEN.join(text[:border] for text, border in zip(self.texts, self.borders, strict=True))
+
+    @cached_property
+    def validation(self) -> str:
+        return BETWEEN.join(text[border:] for text, border in zip(self.texts, self.borders, strict=True))
 
     @property
     def sha256(self) -> str:
@@ -102,34 +73,80 @@ class Corpus:
             "validation_characters": len(self.validation),
         }
 
-    @property
-    def train(self) -> str:
-        return self.text[: int(0.9 * len(self.text))]
 
-    @property
-    def validation(self) -> str:
-        return self.text[int(0.9 * len(self.text)) :]
-
-
-def load_corpus(name: str, accept_changed: bool = False) -> Corpus:
-    """Load a corpus of the registry by its name, or the user's own text by its path.
+def load_corpus(name: str, accept_changed: bool = False, column: str = "text") -> Corpus:
+    """Load a corpus of the registry by its name, or the user's own; or several, with `+` between them.
 
     Args:
-        accept_changed: use a text of Project Gutenberg although it differs from the one that the figures are about.
+        name: a name of the registry, a UTF-8 file, a folder of `.txt` files, or a dataset of the Hub (`user/name`).
+        accept_changed: use a text of the registry although it differs from the one that the figures are about.
+        column: the column of a dataset that holds the text.
 
     Raises:
         UserError: there is no such corpus, it cannot be fetched or read, or it differs from the one expected.
     """
+    if "+" in name and not Path(name).exists():
+        parts = [load_corpus(part.strip(), accept_changed, column) for part in name.split("+")]
+        return Corpus(
+            "+".join(part.name for part in parts),
+            tuple(text for part in parts for text in part.texts),
+            "; ".join(dict.fromkeys(part.source for part in parts)),
+            tuple(border for part in parts for border in part.borders),
+        )
     if name == "sampler":
-        return Corpus(name, read_text(SAMPLER))
-    if name in WORKS:
-        return Corpus(name, load_work(name, accept_changed))
-    if name in COLLECTIONS:
-        return Corpus(name, "\n\n".join(load_work(part, accept_changed) for part in COLLECTIONS[name]))
-    if not Path(name).is_file():
-        what = "a folder (for stream: true)" if Path(name).is_dir() else "neither a corpus nor a file"
-        raise UserError(f"corpus '{name}' is {what}; give one of {', '.join(NAMES)}, or the path of a UTF-8 text.")
-    return Corpus(Path(name).stem, read_text(Path(name)))
+        return Corpus(name, (read_text(SAMPLER),), "verse written for the project")
+    if name == QUATRAINS:
+        poems = load_corpus("chinese-poems", accept_changed)
+        train, validation = label_quatrains(poems.train) + BETWEEN, label_quatrains(poems.validation)
+        return Corpus(name, (train + validation,), f"the quatrains of {poems.source}", (len(train),))
+    if name in NAMES:
+        works = COLLECTIONS.get(name, (name,))
+        text = BETWEEN.join(load_work(work, accept_changed) for work in works)
+        return Corpus(name, (text,), "; ".join(f"{WORKS[w].title}, {WORKS[w].source}" for w in works))
+    if Path(name).is_file():
+        return Corpus(Path(name).stem, (read_text(Path(name)),))
+    if Path(name).is_dir():
+        return Corpus(Path(name).resolve().name, (read_folder(Path(name)),))
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        return Corpus(name, (read_dataset(name, column),), f"the Hub's dataset {name}")
+    raise UserError(
+        f"corpus '{name}' is neither a corpus nor a file; give one of {', '.join(NAMES)}, the path of a UTF-8 text or "
+        "of a folder of them, or a dataset of the Hub (user/name)."
+    )
+
+
+def read_folder(folder: Path) -> str:
+    """The `.txt` files of a folder and the folders in it, by their paths, joined.
+
+    Raises:
+        UserError: there is none, or one cannot be used.
+    """
+    paths = sorted(folder.rglob("*.txt"))
+    if not paths:
+        raise UserError(f"corpus {folder} is a folder without a .txt file; put the texts there.")
+    return BETWEEN.join(read_text(path) for path in paths)
+
+
+def read_dataset(name: str, column: str) -> str:
+    """The texts of a column of the training split of a dataset of the Hub, joined.
+
+    Raises:
+        UserError: it cannot be fetched, or has no such column.
+    """
+    import datasets
+
+    try:
+        dataset = datasets.load_dataset(name, split="train")
+    except Exception as error:  # the Hub client, the network and the readers each have their own
+        raise UserError(
+            f"corpus '{name}' is neither a file nor a dataset of the Hub that can be loaded "
+            f"({in_one_line(error)[:200]}); give a path, or check the dataset's name and the network."
+        ) from None
+    if column not in dataset.column_names:
+        raise UserError(
+            f"the dataset {name} has no column '{column}' but {', '.join(dataset.column_names)}; give --text_column."
+        )
+    return BETWEEN.join(text for text in dataset[column] if text)
 
 
 def read_text(path: Path) -> str:
@@ -165,15 +182,14 @@ def read_text(path: Path) -> str:
 
 def load_work(name: str, accept_changed: bool) -> str:
     """A work of the registry: from the folder `OZYMANDIAS_CORPORA` if it is set, else from the cache or the network."""
-    work = WORKS[name]
-    path = corpus_path(name)
+    work, path = WORKS[name], corpus_path(name)
     if not path.exists():
         if "OZYMANDIAS_CORPORA" in os.environ:
             raise UserError(
-                f"corpus '{name}' is missing: OZYMANDIAS_CORPORA names a folder without {path.name} ({path.parent}); "
-                "put the file there, or unset the variable to fetch it from Project Gutenberg."
+                f"corpus '{name}' is missing: OZYMANDIAS_CORPORA names a folder without {work.file} "
+                f"({corpora_folder()}); put the file there, or unset the variable to fetch it."
             )
-        fetch(work, path)
+        fetch(work, path, f"put the text at {path} yourself, or train on the corpus 'sampler', which needs none.")
     text = read_text(path)
     found = hashlib.sha256(text.encode()).hexdigest()
     if found != work.sha256 and not accept_changed:
@@ -189,63 +205,40 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ozymandias"
 
 
+def corpora_folder() -> Path:
+    """Where the cleaned texts of works lie, or will lie."""
+    return Path(os.environ.get("OZYMANDIAS_CORPORA", cache_folder() / "corpora"))
+
+
 def corpus_path(name: str) -> Path:
     """Where the cleaned text of a work lies, or will lie."""
-    return Path(os.environ.get("OZYMANDIAS_CORPORA", cache_folder() / "corpora")) / f"{name}.txt"
-
-
-def fetch(work: Work, path: Path) -> None:
-    """Download a work, clean it and keep it at `path`."""
-    print(f"fetching {work.title} from {work.url}")
-    try:
-        request = urllib.request.Request(work.url, headers={"User-Agent": "ozymandias (github; one file, cached)"})
-        with urllib.request.urlopen(request, timeout=60) as response:
-            raw = response.read().decode("utf-8-sig")
-    except (urllib.error.URLError, OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{work.url} could not be fetched ({error}); check the network, put the text at {path} yourself, "
-            "or train on the corpus 'sampler', which needs none."
-        ) from None
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".part")
-    unfinished.write_text(clean(raw, work), encoding="utf-8", newline="\n")
-    unfinished.replace(path)
-
-
-def clean(raw: str, work: Work) -> str:
-    """Cut Project Gutenberg's header, title page and footer, and make line ends LF.
-
-    What is not found is not cut: the text then has another hash, and `load_work` says so.
-    """
-    text = raw.replace("\r\n", "\n")
-    if START_MARK in text:
-        text = text[text.index("\n", text.index(START_MARK)) :]
-    if work.begins in text:
-        text = text[text.index(work.begins) :]
-    for end in (work.ends, END_MARK):
-        if end in text:
-            text = text[: text.index(end)]
-    return text.rstrip() + "\n"
+    return corpora_folder() / WORKS[name].file
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"corpora to load and check: {', '.join(NAMES)}")
     names = parser.parse_args().names
-    for name in names:
+    print(f"{'name':19} {'characters':>10} {'distinct':>8}  what it is, and where it lies ({LICENCE}, all of them)")
+    for name in names or NAMES:
+        parts = {**COLLECTIONS, QUATRAINS: ("chinese-poems",)}.get(name, (name,))
+        missing = [work for work in parts if work in WORKS and not corpus_path(work).exists()]
+        what = f"{WORKS[name].title}; {corpus_path(name)}" if name in WORKS else ""
+        if name == QUATRAINS:
+            what = "those of chinese-poems, each with the name of its form"
+        if name in COLLECTIONS:
+            what = f"{', '.join(parts[:3])}{f' and {len(parts) - 3} more' if parts[3:] else ''}, joined"
+        if missing and not names:
+            print(f"{name:19} {'':>10} {'':>8}  {what} (not fetched yet: {WORKS[missing[0]].url})")
+            continue
         corpus = load_corpus(name)
-        print(
-            f"{name:10} {len(corpus.text):>9,} characters, {len(set(corpus.text))} distinct, "
-            f"sha256 {corpus.sha256[:16]}: {len(corpus.train):,} train, {len(corpus.validation):,} validate"
+        details = (
+            f"sha256 {corpus.sha256[:16]}: {len(corpus.train):,} train, {len(corpus.validation):,} validate; {what}"
         )
-    if names:
-        return
-    print(f"{'sampler':10} verse written for this project; in the package")
-    for name, work in WORKS.items():
-        path = corpus_path(name)
-        print(f"{name:10} {work.title}; {path if path.exists() else f'not fetched yet: {work.url}'}")
-    for name, parts in COLLECTIONS.items():
-        print(f"{name:10} {' and '.join(parts)}, joined")
+        print(
+            f"{name:19} {len(corpus.text):>10,} {len(set(corpus.text)):>8,}  "
+            f"{details if names else what or 'verse written for this project; in the package'}"
+        )
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -10,33 +9,11 @@ import torch
 from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase
 
+from tokenizer import encode_text
 from training.command import UserError
 from training.corpora import cache_folder
 
 IGNORED = -100  # the label that cross entropy leaves out
-
-
-def encode_batch(tokenizer: PreTrainedTokenizerBase, texts: list[str], end: list[int] = ()) -> np.ndarray:
-    """The ids of texts one after the other, `end` after each: `(length,)`, in the smallest type that holds them."""
-    backend = tokenizer.backend_tokenizer  # leaves out what nobody asks for here, which takes most of the time
-    # Set only where it is otherwise: a setter fails while another thread encodes.
-    if backend.encode_special_tokens != tokenizer.split_special_tokens:
-        backend.encode_special_tokens = tokenizer.split_special_tokens
-    if backend.padding is not None:
-        backend.no_padding()
-    if backend.truncation is not None:
-        backend.no_truncation()
-    encodings = backend.encode_batch_fast(texts, add_special_tokens=False)
-    dtype = np.uint16 if len(tokenizer) <= 1 << 16 else np.int32
-    return np.fromiter(chain.from_iterable(chain(encoding.ids, end) for encoding in encodings), dtype=dtype)
-
-
-def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> np.ndarray:
-    """The ids of a text, `(length,)`. Line by line, which gives the same ids and keeps the tokenizer fast."""
-    lines = text.splitlines(keepends=True)
-    # In parts, since the tokenizer's own record of a text takes a hundred times the memory of its ids.
-    parts = [encode_batch(tokenizer, lines[begin : begin + 1024]) for begin in range(0, max(1, len(lines)), 1024)]
-    return np.concatenate(parts)
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> torch.Tensor:

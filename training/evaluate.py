@@ -1,6 +1,7 @@
 """The validation loss: nats per character over the whole validation split.
 
     python -m training.evaluate runs/oz-modern/best --corpus oz
+    python -m training.evaluate runs/oz-modern/best --corpus oz --samples 20   # and what its samples are worth
 
 For a decoder windows of the model's context slide by half their length and each character is scored once, with at
 least half a context before it (the first window scores all of its own). The first character has nothing before it and
@@ -15,12 +16,21 @@ import math
 
 import torch
 from torch import nn
+from tqdm import tqdm
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from modeling.conversion import load_model
 from training.command import UserError, run_command
-from training.corpora import NAMES, load_corpus
+from training.corpora import NAMES, Corpus, load_corpus
 from training.data import IGNORED, Copy, encode, mask_spans
+from training.generate import stream_text
+from training.kernels import choose_kernels
+from training.overlap import trained_on
+from training.quality import is_chinese, measure_quality
+
+SAMPLE_TOKENS = 300
+MEMORISED = 0.1  # share of eight words in a row, from which on a model recites
+LOGITS = 1 << 25  # computed at once: 128 MiB in float32
 
 
 def sliding_windows(tokens: torch.Tensor, context: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -50,17 +60,31 @@ def whole_windows(tokens: torch.Tensor, context: int) -> torch.Tensor:
     return tokens[: len(tokens) // length * length].view(-1, length)
 
 
-@torch.no_grad()
 def validation_loss(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     text: str,
     context: int | None = None,
-    batch_size: int = 64,
     process: int = 0,
     processes: int = 1,
 ) -> float:
     """This process's share of the loss of `text` in nats per character; add the shares of all processes up.
+
+    It takes what [`score_text`] takes.
+    """
+    return score_text(model, tokenizer, text, context, process, processes)[0]
+
+
+@torch.no_grad()
+def score_text(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    text: str,
+    context: int | None = None,
+    process: int = 0,
+    processes: int = 1,
+) -> tuple[float, float]:
+    """This process's share of the loss of `text` in nats per character, and of the tokens that the model ranks first.
 
     Args:
         context: the length of a window; the model's own by default.
@@ -79,7 +103,7 @@ def validation_loss(
         )
     if not model.config.is_causal:
         inputs, targets = mask_spans(whole_windows(tokens, context), tokenizer.mask_token_id, seed=0)
-        scored = int((targets != IGNORED).sum())
+        scored = int((targets != IGNORED).sum()) * len(text) / len(tokens)
     else:
         inputs, targets = (passages if both else sliding_windows)(tokens, context)
         scored = len(text) - given
@@ -87,25 +111,25 @@ def validation_loss(
     missing = -len(inputs) % processes
     inputs = torch.cat((inputs, inputs[:1].expand(missing, -1)))
     targets = torch.cat((targets, targets.new_full((missing, targets.shape[1]), IGNORED)))
-    total = 0.0
-    for x, y in zip(
-        inputs[process::processes].split(batch_size), targets[process::processes].split(batch_size), strict=True
-    ):
+    total, correct, rows = 0.0, 0, max(1, min(64, LOGITS // (inputs.shape[1] * model.config.vocab_size)))
+    for x, y in zip(inputs[process::processes].split(rows), targets[process::processes].split(rows), strict=True):
         batch = {"input_ids": x, "labels": y} if both else {"input_ids": x}
-        total += float(summed_loss(model, batch, y))
-    return total / scored
+        nats, ranked_first = score_batch(model, batch, y)
+        total, correct = total + nats, correct + ranked_first
+    return total / scored, correct / int((targets != IGNORED).sum())
 
 
 @torch.no_grad()
-def summed_loss(model: PreTrainedModel, batch: dict[str, torch.Tensor], targets: torch.Tensor) -> torch.Tensor:
-    """The sum of the nats of all targets, `(batch, length)`, in evaluation mode."""
+def score_batch(model: PreTrainedModel, batch: dict[str, torch.Tensor], targets: torch.Tensor) -> tuple[float, int]:
+    """The sum of the nats of all targets, `(batch, length)`, in evaluation mode, and how many are ranked first."""
     training = model.training
     model.eval()
     batch = {name: rows.to(model.device) for name, rows in batch.items()}
     logits = model(**batch, use_cache=False).logits.float()  # (batch, length, vocab)
     model.train(training)
     targets = targets.to(model.device)
-    return nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
+    nats = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
+    return float(nats), int((logits.argmax(-1) == targets).sum())
 
 
 @torch.no_grad()
@@ -133,7 +157,7 @@ def score_copies(model: PreTrainedModel, task: Copy, batches: int = 8) -> tuple[
     for number in range(1, batches + 1):
         batch = task.at(-number)
         targets = batch["labels"]
-        total += float(summed_loss(model, batch, targets))
+        total += score_batch(model, batch, targets)[0]
         characters += int((targets != IGNORED).sum())
         source = {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask")}
         written = model.generate(**source, max_new_tokens=task.context, do_sample=False)[:, 1:].cpu()
@@ -143,11 +167,48 @@ def score_copies(model: PreTrainedModel, task: Copy, batches: int = 8) -> tuple[
     return total / characters, exact / strings
 
 
+def write_samples(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, count: int, length: int, seed: int = 1
+) -> list[str]:
+    """What a decoder writes on from a prompt at temperature 0.8, without the prompt: up to `length` tokens each."""
+    model.eval()
+    return [
+        "".join(stream_text(model, tokenizer, prompt, length, temperature=0.8, seed=seed + number))
+        for number in tqdm(range(count), desc="samples", unit="sample", delay=2, leave=False)
+    ]
+
+
+def report_samples(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, corpus: Corpus, checkpoint: str, count: int
+):
+    """Print what a model's samples are worth, beside the same figures of the text that it never saw."""
+    samples = write_samples(model, tokenizer, "\n", count, SAMPLE_TOKENS)
+    seen = [load_corpus(stage["name"]).train for stage in trained_on(checkpoint)] or [corpus.train]
+    size = sum(map(len, samples)) // count
+    held_out = [
+        corpus.validation[begin : begin + size] for begin in range(0, min(count * size, len(corpus.validation)), size)
+    ]
+    words = "characters of the training text" if is_chinese(samples) else "real words"
+    print(f"{'':38} {'samples':>10} {'validation':>10}")
+    ours, theirs = measure_quality(samples, seen), measure_quality(held_out, seen)
+    for name, of in (
+        (words, lambda q: f"{q.real_words:.1%}"),
+        ("distinct among three words in a row", lambda q: f"{q.distinct:.1%}"),
+        ("copied, of eight words in a row", lambda q: f"{q.copied_grams:.1%}"),
+        ("longest copied passage, characters", lambda q: f"{len(q.longest_copy)}"),
+    ):
+        print(f"{name:38} {of(ours):>10} {of(theirs):>10}")
+    print(f"the longest: {ours.longest_copy!r}")
+    if ours.copied_grams > MEMORISED:
+        print("this model recites: much of what it writes stands in its training text word for word")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", help="a checkpoint's folder or Hub id")
-    parser.add_argument("--corpus", required=True, help=f"{', '.join(NAMES)}, or a path to a UTF-8 text")
+    parser.add_argument("--corpus", required=True, help=f"{', '.join(NAMES)}, or one of your own")
     parser.add_argument("--context", type=int, help="length of a window (default: the model's context)")
+    parser.add_argument("--samples", type=int, default=0, help="texts to write and measure (default %(default)s)")
     arguments = parser.parse_args()
     corpus = load_corpus(arguments.corpus)
     try:
@@ -155,14 +216,24 @@ def main() -> None:
         model = load_model(arguments.checkpoint)
     except (OSError, ValueError) as error:
         raise UserError(f"{arguments.checkpoint} is not a checkpoint that can be loaded: {error}") from None
-    loss = validation_loss(model, tokenizer, corpus.validation, arguments.context)
+    context = arguments.context or model.config.max_position_embeddings
+    choose_kernels(model, model.device, context)
+    loss, accuracy = score_text(model, tokenizer, corpus.validation, context)
+    decoder = model.config.is_causal and not model.config.is_encoder_decoder
+    windows = f"windows of {context} tokens, " + (
+        f"stride {max(1, context // 2)}" if decoder else "one after the other"
+    )
     print(
-        f"{corpus.name}: {loss:.4f} nats per character ({loss / math.log(2):.4f} bits) "
-        f"over {len(corpus.validation):,} characters"
+        f"{corpus.name}: {loss:.4f} nats per character ({loss / math.log(2):.4f} bits), {accuracy:.1%} of tokens "
+        f"ranked first, over {len(corpus.validation):,} characters in {windows}"
     )
     if model.config.feed_forward_type == "moe":
         for layer, shares in enumerate(expert_load(model, tokenizer, corpus.validation), start=1):
             print(f"experts of layer {layer}: {' '.join(f'{share:.1%}' for share in shares.tolist())}")
+    if arguments.samples:
+        if not decoder:
+            raise UserError("only a decoder writes samples; leave --samples out.")
+        report_samples(model, tokenizer, corpus, arguments.checkpoint, arguments.samples)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.generation import TopPLogitsWarper
 
-from modeling.sentencepiece_model import is_byte
+from tokenizer import token_bytes
 
 
 def stream_text(
@@ -45,14 +45,6 @@ def stream_text(
             yield piece
     if rest := characters.decode(b"", final=True):
         yield rest
-
-
-def token_bytes(tokenizer: PreTrainedTokenizerBase, token: int) -> bytes:
-    """The bytes that a token stands for: `<0xE8>` for one, a character for those of its UTF-8."""
-    piece = tokenizer.convert_ids_to_tokens(token)
-    if is_byte(piece):
-        return bytes([int(piece[3:5], 16)])
-    return piece.encode()
 
 
 def stream_tokens(

@@ -2,30 +2,28 @@
 
 import dataclasses
 import logging
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
-from accelerate.tracking import LOGGER_TYPE_TO_CLASS
-from accelerate.utils import DistributedType, ProjectConfiguration, broadcast_object_list, gather_object, set_seed
+from accelerate.utils import DistributedType, broadcast_object_list, gather_object, set_seed
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
-from modeling import OzymandiasConfig, preset_config
-from modeling.modeling_ozymandias import model_class
-from tokenizer import build_character_tokenizer
+from modeling.conversion import load_model
+from tokenizer import encode_text
+from training.build import build_accelerator, build_model, build_tokenizer, generation_config, model_config
 from training.checkpoints import list_checkpoints, load_checkpoint, recover, save_checkpoint, save_model, writing
-from training.command import UserError, in_one_line
 from training.corpora import load_corpus
 from training.data import IGNORED, TASKS, Copy, Windows, encode, mask_spans
 from training.evaluate import expert_load, score_copies, validation_loss
 from training.generate import stream_text
 from training.kernels import choose_kernels, compiled
 from training.optimizers import build_optimizers, learning_rate_share
+from training.overlap import check_run, trained_on
 from training.recipe import Recipe
 from training.record import BEST, RunRecord, open_run
 from training.stream import Stream, load_stream
@@ -69,7 +67,7 @@ def run_to_end(run: "Run") -> None:
         checkpoint = last or record.step % recipe.checkpoint_every == 0
         if evaluation or checkpoint or record.step % recipe.log_every == 0:
             # Reading a loss waits for the device, so it is done here and not in every step.
-            loss = float(run.accelerator.reduce(torch.stack(losses).mean(), "mean"))
+            loss = float(run.accelerator.reduce(torch.stack(losses).mean(), "mean")) * run.tokens_per_character
             speed = record.log_training(loss, len(losses), time.perf_counter() - measured_from)
             bar.set_postfix_str(f"loss {loss:.3f}, {speed:,.0f} tokens/s")
             losses = []
@@ -79,6 +77,7 @@ def run_to_end(run: "Run") -> None:
                 save_checkpoint(run.output, run.accelerator, record.state(), recipe.keep_checkpoints)
             measured_from = time.perf_counter()  # evaluating and saving are not training time
     bar.close()
+    run.score_whole()
     record.finish()
     run.close()
 
@@ -92,14 +91,18 @@ class Run:
         self.accelerator = build_accelerator(recipe, output)
         self.main = self.accelerator.is_main_process
         if recipe.stream:
-            self.corpus = load_stream(recipe)
+            self.corpus, earlier = load_stream(recipe), trained_on(recipe.start_from)
         else:
-            self.corpus = load_corpus(recipe.corpus, recipe.accept_changed_corpus)
-        self.tokenizer = build_character_tokenizer(self.corpus.train, with_mask=recipe.task == "masked")
+            corpus = load_corpus(recipe.corpus, recipe.accept_changed_corpus, recipe.text_column)
+            self.corpus, earlier = check_run(recipe, corpus, say=self.accelerator.print)
+        self.tokenizer = build_tokenizer(recipe, self.corpus.train)
         self.batches = self.build_batches()
         set_seed(recipe.seed)
-        config = model_config(recipe, len(self.tokenizer), self.tokenizer)
-        self.model = model_class(config)(config)
+        self.model = build_model(recipe, self.tokenizer)
+        config = self.model.config
+        # What is trained on is counted in tokens, and what is scored in characters.
+        validation = self.corpus.validation
+        self.tokens_per_character = len(encode_text(self.tokenizer, validation)) / len(validation)
         self.options = {"use_cache": False}
         large = recipe.task == "next_token" and len(self.tokenizer) > LARGE_VOCABULARY
         if large and not config.final_logit_softcapping and hasattr(torch.nn, "LinearCrossEntropyOptions"):
@@ -110,7 +113,7 @@ class Run:
             self.model.generation_config = generation_config(config)
         if recipe.task != "next_token":
             self.tokenizer.padding_side = "right"  # what an encoder reads begins at its first position
-        self.record = RunRecord(output, recipe, self.corpus, self.model.num_parameters(), self.accelerator)
+        self.record = RunRecord(output, recipe, self.corpus, earlier, self.model, self.accelerator)
 
     def build_batches(self) -> Stream | Windows | Copy:
         """The training split as batches, one a step."""
@@ -152,6 +155,13 @@ class Run:
         prepared = self.accelerator.prepare(self.model, *build_optimizers(self.model, self.recipe))
         self.model, self.optimizers = prepared[0], prepared[1:]
         self.forward = compiled(self.model, self.accelerator.device) if self.recipe.compile else self.model
+        # The weights that are scored and kept: these, or their moving average.
+        self.scored = self.accelerator.unwrap_model(self.model)
+        self.average = None
+        if self.recipe.average_decay:
+            self.average = AveragedModel(self.scored, multi_avg_fn=get_ema_multi_avg_fn(self.recipe.average_decay))
+            self.accelerator.register_for_checkpointing(self.average)
+            self.scored = self.average.module
         if self.recipe.stream:  # the other batches are a function of the step
             self.accelerator.register_for_checkpointing(self.batches)
         if self.accelerator.num_processes > 1:  # up to here all have drawn the same, to begin with the same weights
@@ -179,6 +189,8 @@ class Run:
                     accelerator.clip_grad_norm_(self.model.parameters(), recipe.gradient_clip)
                 self.update()
                 losses.append(loss.detach())
+        if self.average:
+            self.average.update_parameters(accelerator.unwrap_model(self.model))
         self.record.step += 1
         return torch.stack(losses).mean()
 
@@ -188,7 +200,7 @@ class Run:
         In this order: DDP's last reference to their group would free it with Python's lock held, and wait for a thread
         of gloo that waits for this lock.
         """
-        self.model = self.forward = self.optimizers = None
+        self.model = self.forward = self.scored = self.average = self.optimizers = None
         self.accelerator.free_memory()
         self.accelerator.end_training()
 
@@ -223,15 +235,13 @@ class Run:
 
     def evaluate(self) -> None:
         """Score the validation split, show a sample, and keep the model if it is the best so far."""
-        model, record, recipe = self.accelerator.unwrap_model(self.model), self.record, self.recipe
+        model, record, recipe = self.scored, self.record, self.recipe
         model.eval()
         scores = {}
         if recipe.task == "copy":
             loss, scores["exact_match"] = score_copies(model, self.batches)
         else:
-            part, parts = self.accelerator.process_index, self.accelerator.num_processes
-            share = validation_loss(model, self.tokenizer, self.corpus.validation, process=part, processes=parts)
-            loss = sum(gather_object([share]))
+            loss = self.score(model, self.corpus.validation[: recipe.validation_characters])
         if model.config.feed_forward_type == "moe":
             shares = expert_load(model, self.tokenizer, self.corpus.validation)
             scores["busiest_expert"] = float(shares.max())
@@ -248,6 +258,20 @@ class Run:
                     save_model(folder, model, self.tokenizer, weights=weights)
         record.save()
         model.train()
+
+    def score(self, model: PreTrainedModel, text: str) -> float:
+        """The loss of a text in nats per character, by all processes together."""
+        part, parts = self.accelerator.process_index, self.accelerator.num_processes
+        return sum(gather_object([validation_loss(model, self.tokenizer, text, process=part, processes=parts)]))
+
+    def score_whole(self) -> None:
+        """Where only a part of the validation split was scored on the way, score the whole with the best weights."""
+        recipe, validation = self.recipe, self.corpus.validation
+        if recipe.validation_characters is None or recipe.validation_characters >= len(validation):
+            return
+        best = load_model(self.output / BEST).to(self.accelerator.device)
+        choose_kernels(best, self.accelerator.device, recipe.context)
+        self.record.best_loss = self.score(best, validation)
 
     def write_sample(self, model: PreTrainedModel) -> str:
         """What the model writes on from the recipe's prompt, or, where an encoder reads it, what comes of that."""
@@ -271,92 +295,3 @@ class Run:
             torch.manual_seed(recipe.seed)
             written = model.generate(read, attention_mask=mask, do_sample=recipe.task != "copy")
         return " -> ".join(tokenizer.decode(ids[0], skip_special_tokens=True) for ids in (read, written))
-
-
-def build_accelerator(recipe: Recipe, output: Path) -> Accelerator:
-    """The accelerator of a run.
-
-    Raises:
-        UserError: a tracker that is not known or not installed, or a batch that cannot be split evenly.
-    """
-    for tracker in recipe.trackers:
-        if tracker not in LOGGER_TYPE_TO_CLASS:
-            raise UserError(
-                f"there is no tracker '{tracker}'; choose from {', '.join(map(str, LOGGER_TYPE_TO_CLASS))}."
-            )
-    launched = int(os.environ.get("WORLD_SIZE", 1))
-    try:
-        accelerator = Accelerator(
-            cpu=launched > 1 and not torch.accelerator.is_available(),  # else it would not connect the processes
-            mixed_precision=recipe.mixed_precision,
-            gradient_accumulation_steps=recipe.gradient_accumulation_steps,
-            log_with=recipe.trackers or None,
-            project_config=ProjectConfiguration(project_dir=str(output), logging_dir=str(output / "trackers")),
-        )
-    except (ValueError, ImportError) as error:
-        raise UserError(f"Accelerate cannot be set up: {error}") from None
-    if launched > accelerator.num_processes:
-        raise UserError(
-            f"{launched} processes were launched, which Accelerate cannot connect on this device; launch one, or set "
-            "ACCELERATE_USE_CPU=true."
-        )
-    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
-        raise UserError(
-            "mixed_precision fp16 needs a GPU: on a CPU Accelerate would compute in float32 without a word; take bf16 "
-            "or no."
-        )
-    parts = accelerator.num_processes * recipe.gradient_accumulation_steps
-    if recipe.batch_size % parts:
-        raise UserError(
-            f"batch_size ({recipe.batch_size}) cannot be split evenly over {accelerator.num_processes} processes times "
-            f"{recipe.gradient_accumulation_steps} gradient_accumulation_steps; make it a multiple of {parts}."
-        )
-    if accelerator.distributed_type == DistributedType.DEEPSPEED:
-        if recipe.optimizer == "muon":
-            raise UserError(
-                "DeepSpeed takes one optimizer, and would leave Muon out; set optimizer: adamw, or launch with "
-                "training/accelerate/fsdp.yaml."
-            )
-        accelerator.deepspeed_plugin.deepspeed_config |= {
-            "train_micro_batch_size_per_gpu": recipe.batch_size // parts,
-            "gradient_clipping": recipe.gradient_clip,
-        }
-    return accelerator
-
-
-def model_config(recipe: Recipe, vocab_size: int, tokenizer: PreTrainedTokenizerBase | None = None) -> OzymandiasConfig:
-    """The config of the recipe's preset with its changes.
-
-    Raises:
-        UserError: an unknown preset or field, or a combination that cannot be built.
-    """
-    tokens = {name: getattr(tokenizer, name, None) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    if recipe.task != "next_token" and tokenizer is None:
-        tokens["bos_token_id"] = 0  # only looked at here, where a wrong field is to be found early
-    fixed = {
-        "vocab_size": vocab_size,
-        "max_position_embeddings": recipe.context,
-        "is_encoder_decoder": recipe.task in ("next_passage", "copy"),
-        "is_causal": recipe.task != "masked",
-        **tokens,
-    }
-    if clash := sorted(fixed.keys() & recipe.model.keys()):
-        raise UserError(
-            f"model.{clash[0]} is set by the corpus, --context or --task; leave it out of the model's fields."
-        )
-    try:
-        return preset_config(recipe.preset, **{**recipe.model, **fixed})
-    except Exception as error:  # transformers has types of its own for a wrong type and a wrong value
-        raise UserError(f"the model cannot be built: {in_one_line(error)}") from None
-
-
-def generation_config(config: OzymandiasConfig) -> GenerationConfig:
-    """How `generate` writes when it is not told: by drawing, and no further than learned positions reach."""
-    length = {"max_new_tokens": 256}
-    if config.is_encoder_decoder:
-        length = {"max_new_tokens": config.max_position_embeddings}  # a passage as long as the source
-    elif config.position_type == "learned":
-        length = {"max_length": config.max_position_embeddings}
-    names = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
-    ids = {name: getattr(config, name) for name in names}
-    return GenerationConfig(do_sample=True, temperature=0.8, top_p=0.95, **length, **ids)

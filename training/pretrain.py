@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 
 from training.command import UserError, run_command
-from training.recipe import add_recipe_options, recipe_from_arguments
+from training.recipe import add_recipe_options, load_recipe, overrides_from_arguments
 
 
 def main() -> None:
@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--dry-run", action="store_true", help="build everything, print the plan, train nothing")
     add_recipe_options(parser)
     arguments, others = parser.parse_known_args()
-    recipe = recipe_from_arguments(arguments, others)
+    recipe = load_recipe(arguments.recipe, overrides_from_arguments(arguments, others))
 
     from training.loop import train  # torch takes seconds, which a refused recipe should not wait for
 

@@ -27,7 +27,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from modeling.conversion import load_model
 from modeling.verify import as_table, certify
-from training.checkpoints import save_model, writing
+from training.checkpoints import record_path, save_model, writing
 from training.command import UserError, in_one_line, run_command
 
 PROJECT = Path(__file__).parent.parent
@@ -71,12 +71,12 @@ def prepare_model(checkpoint: Path, folder: Path, name: str, half: bool, license
     Raises:
         UserError: the checkpoint or its run record is missing or damaged, or what was written cannot be loaded.
     """
-    record_path = next((p for p in (checkpoint / "run.json", checkpoint.parent / "run.json") if p.is_file()), None)
-    if record_path is None:
+    path = record_path(checkpoint)
+    if path is None:
         raise UserError(
             f"{checkpoint} has no run.json in or beside it, from which the model card is made; give runs/NAME/best."
         )
-    record = json.loads(record_path.read_text(encoding="utf-8"))
+    record = json.loads(path.read_text(encoding="utf-8"))
     try:
         tokenizer = AutoTokenizer.from_pretrained(checkpoint)
         model = load_model(checkpoint)
@@ -84,7 +84,7 @@ def prepare_model(checkpoint: Path, folder: Path, name: str, half: bool, license
         raise UserError(f"{checkpoint} cannot be loaded ({in_one_line(error)[:200]}); train it again.") from error
     with writing(folder) as unfinished:
         save_model(unfinished, model, tokenizer, half)
-        shutil.copy(record_path, unfinished / "run.json")
+        shutil.copy(path, unfinished / "run.json")
         saved = load_model(unfinished)
         auto_class = next(name for name in saved.config.auto_map if name.startswith("AutoModelFor"))
         certificate = as_table(certify(saved, tokenizer))

@@ -30,13 +30,17 @@ class Recipe:
     """The fields of a recipe."""
 
     about: str = option("", "one line on what the recipe is for")
-    corpus: str = option("sampler", "a corpus of the registry (python -m training.corpora), or a path to a UTF-8 text")
+    corpus: str = option(
+        "sampler",
+        "a corpus of the registry (python -m training.corpora), a UTF-8 text, a folder of .txt files or a dataset of "
+        "the Hub; several with + between them",
+    )
     stream: bool = option(
         False,
         "corpus is a folder or a glob of .txt, .jsonl or .parquet shards, which are read while training goes on and "
         "need not fit in memory",
     )
-    stream_column: str = option("text", "the column of .jsonl and .parquet shards that holds the text")
+    text_column: str = option("text", "the column of a dataset, or of .jsonl and .parquet shards, that holds the text")
     stream_validation: int = option(
         100_000, "characters at the beginning of a stream that are scored and never trained on", least=1
     )
@@ -47,6 +51,23 @@ class Recipe:
         least=1,
     )
     accept_changed_corpus: bool = option(False, "use a fetched text although it differs from the expected one")
+    remove_overlap: bool = option(
+        False, "leave out of training what shares a long passage with the validation split (python -m training.overlap)"
+    )
+    tokenizer: str = option(
+        "character",
+        "character, or bpe (byte-pair encoding, trained on the training split)",
+        choices=("character", "bpe"),
+    )
+    vocab_size: int | None = option(
+        None,
+        "tokens in the vocabulary; null takes every character, or 1024 for bpe. What has no token is written in bytes",
+        least=1,
+    )
+    start_from: str | None = option(
+        None,
+        "fine-tune this checkpoint (a folder or Hub id): its weights, config and tokenizer, in place of a preset's",
+    )
     task: str = option(
         "next_token",
         "next_token for a decoder; masked, what stands in gaps, for an encoder; next_passage, the text after a source, "
@@ -72,6 +93,9 @@ class Recipe:
     beta2: float = option(0.99, "AdamW's decay of the second moment")
     warmup_steps: int = option(100, "steps over which the learning rate rises from 0", least=0)
     decay_share: float = option(0.8, "share of the steps, at the end, over which the learning rate falls to 0")
+    average_decay: float = option(
+        0.0, "score and keep an exponential moving average of the weights with this decay a step; 0 keeps the weights"
+    )
     gradient_clip: float = option(1.0, "largest norm of the gradient; 0 does not clip", least=0)
     gradient_checkpointing: bool = option(
         False, "keep only what enters each block, and compute the rest again: less memory, a third more time"
@@ -82,6 +106,12 @@ class Recipe:
     )
     seed: int = option(1, "seed of the weights, the batches and the dropout")
     evaluate_every: int = option(250, "steps between scores of the whole validation split", least=1)
+    validation_characters: int | None = option(
+        None,
+        "score only so many characters at the beginning of the validation split while training goes on, and the whole "
+        "split with the best weights at its end; null always scores the whole",
+        least=2,
+    )
     patience: int = option(0, "stop after that many scores without a better one; 0 never stops", least=0)
     checkpoint_every: int = option(250, "steps between checkpoints to resume from", least=1)
     keep_checkpoints: int = option(2, "how many of them are kept", least=1)
@@ -174,6 +204,8 @@ def check_field(name: str, values: dict) -> str:
         return f"must be one of {', '.join(map(str, choices))}, and is {given!r}"
     if name == "decay_share" and not 0 < value <= 1:
         return f"must be above 0 and at most 1, and is {given!r}"
+    if name == "average_decay" and not 0 <= value < 1:
+        return f"must be at least 0 and below 1, and is {given!r}"
     if name == "sample_prompt" and not value:
         return "must have at least one character, such as a line end"
     return ""
@@ -199,11 +231,11 @@ def add_recipe_options(parser: argparse.ArgumentParser) -> None:
         group.add_argument(f"--{name}", metavar="VALUE", help=f"{f.metadata['help']} (default {default!r})")
 
 
-def recipe_from_arguments(arguments: argparse.Namespace, others: list[str]) -> Recipe:
-    """The recipe of a parsed command line. `others` are the options that the parser does not know.
+def overrides_from_arguments(arguments: argparse.Namespace, others: list[str]) -> list[tuple[str, str]]:
+    """The fields that a parsed command line sets, each with its text. `others` are the options that the parser lacks.
 
     Raises:
-        UserError: an option that is no field of a recipe, or what [`load_recipe`] refuses.
+        UserError: an option that is no field of a recipe.
     """
     overrides = [(name, text) for name in FIELDS if (text := getattr(arguments, name)) is not None]
     rest = list(others)
@@ -214,4 +246,4 @@ def recipe_from_arguments(arguments: argparse.Namespace, others: list[str]) -> R
         if not equals and not rest:
             raise UserError(f"{option_name} needs a value.")
         overrides.append((option_name.removeprefix("--"), value if equals else rest.pop(0)))
-    return load_recipe(arguments.recipe, overrides)
+    return overrides

@@ -15,15 +15,16 @@ import transformers
 import yaml
 from accelerate import Accelerator
 from accelerate import __version__ as accelerate_version
+from transformers import PreTrainedModel
 
-from training.checkpoints import UNFINISHED
+from training.checkpoints import RECORD, UNFINISHED
 from training.command import UserError
 from training.corpora import Corpus
 from training.optimizers import learning_rate_share
 from training.recipe import Recipe
 from training.stream import StreamedCorpus
 
-RECIPE, RECORD, METRICS, CURVE, BEST = "recipe.yaml", "run.json", "metrics.jsonl", "loss.png", "best"
+RECIPE, METRICS, CURVE, BEST = "recipe.yaml", "metrics.jsonl", "loss.png", "best"
 DESCRIPTIVE = ("about", "expected_loss", "expected_sample", "trackers")  # a run may go on with others of these
 
 
@@ -72,6 +73,7 @@ class Progress:
 
     step: int = 0
     seconds: float = 0.0  # of training alone
+    train_loss: float = math.inf  # the last mean, of `log_every` steps
     first_loss: float = math.inf
     best_loss: float = math.inf
     last_loss: float = math.inf
@@ -89,12 +91,14 @@ class RunRecord(Progress):
         folder: Path,
         recipe: Recipe,
         corpus: Corpus | StreamedCorpus,
-        parameters: int,
+        earlier: list[dict],
+        model: PreTrainedModel,
         accelerator: Accelerator,
     ):
         super().__init__()
-        self.folder, self.recipe, self.parameters, self.accelerator = folder, recipe, parameters, accelerator
-        self.corpus = corpus.figures()
+        self.folder, self.recipe, self.accelerator = folder, recipe, accelerator
+        self.corpus, self.earlier = corpus.figures(), earlier
+        self.parameters, self.vocabulary = model.num_parameters(), model.config.vocab_size
 
     def state(self) -> dict:
         """What a checkpoint keeps."""
@@ -116,8 +120,9 @@ class RunRecord(Progress):
         return self.step * self.recipe.batch_size * self.recipe.context
 
     def log_training(self, loss: float, steps: int, seconds: float) -> float:
-        """Note the mean training loss of the last `steps` and the time they took; returns tokens per second."""
+        """Note the mean training loss of the last `steps`, and their time; returns tokens per second."""
         self.seconds += seconds
+        self.train_loss = loss
         speed = steps * self.recipe.batch_size * self.recipe.context / seconds
         rate = self.recipe.learning_rate * learning_rate_share(self.step - 1, self.recipe)
         self.log(train_loss=loss, learning_rate=rate, tokens=self.tokens, seconds=self.seconds, tokens_per_second=speed)
@@ -164,10 +169,13 @@ class RunRecord(Progress):
             "finished": finished,
             "recipe": dataclasses.asdict(self.recipe),
             "corpus": self.corpus,
+            "trained_on_before": self.earlier,
             "parameters": self.parameters,
+            "vocabulary": self.vocabulary,
             "steps": self.step,
             "tokens": self.tokens,
             "training_seconds": round(self.seconds, 2),
+            "train_loss": self.train_loss,
             "first_validation_loss": self.first_loss,
             "best_validation_loss": self.best_loss,
             "best_step": self.best_step,

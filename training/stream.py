@@ -19,8 +19,8 @@ import torch
 from accelerate.utils import gather_object
 from transformers import PreTrainedTokenizerBase
 
+from tokenizer import encode_batch
 from training.command import UserError, in_one_line
-from training.data import encode_batch
 from training.recipe import Recipe
 
 READERS = {".txt": "text", ".jsonl": "json", ".parquet": "parquet"}
@@ -131,7 +131,7 @@ class StreamedCorpus:
         column = "" if self.kind == ".txt" else f" with a column '{self.column}' of text"
         return UserError(
             f"shard {self.paths[shard]} cannot be read as {READERS[self.kind]}{column} ({in_one_line(error)[:200]}); "
-            f"mend or remove it{', or name the column by --stream_column' if column else ''}."
+            f"mend or remove it{', or name the column by --text_column' if column else ''}."
         )
 
 
@@ -159,7 +159,7 @@ def load_stream(recipe: Recipe) -> StreamedCorpus:
     """
     if recipe.task != "next_token":
         raise UserError(f"stream: true is for the task next_token alone, and task is {recipe.task}; set one of them.")
-    return StreamedCorpus(recipe.corpus, recipe.stream_column, recipe.stream_validation)
+    return StreamedCorpus(recipe.corpus, recipe.text_column, recipe.stream_validation)
 
 
 def count_lanes(asked: int | None, shards: int, batch_size: int, processes: int) -> int:

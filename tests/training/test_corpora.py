@@ -1,5 +1,10 @@
+import dataclasses
 import hashlib
+import io
+import json
+import tarfile
 import threading
+import zipfile
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
@@ -7,7 +12,8 @@ import pytest
 from tests.conftest import run
 from training import corpora as registry
 from training.command import UserError
-from training.corpora import SAMPLER, WORKS, Work, clean, load_corpus
+from training.corpora import SAMPLER, load_corpus
+from training.works import CLASSICS, WORKS, Work, chinese_poetry, gutenberg, nltk
 
 BODY = "A Title\n\nThe first line of it.\n\nThe last line.\n"
 RAW = (
@@ -31,7 +37,18 @@ def test_splits_are_contiguous_and_whole():
 
 
 @pytest.mark.corpora
-@pytest.mark.parametrize(("name", "length"), [("oz", 207_799), ("dickinson", 170_387), ("sonnets", 100_226)])
+@pytest.mark.parametrize(
+    ("name", "length"),
+    [
+        ("oz", 207_799),
+        ("dickinson", 170_387),
+        ("sonnets", 100_226),
+        ("shijing", 41_803),
+        ("lunyu", 22_094),
+        ("chinese-poems", 23_862_485),
+        ("melville-moby_dick", 1_220_066),
+    ],
+)
 def test_real_texts_have_their_hash(corpora, name, length):
     corpus = load_corpus(name)
     assert len(corpus.text) == length
@@ -41,6 +58,59 @@ def test_real_texts_have_their_hash(corpora, name, length):
 @pytest.mark.corpora
 def test_poetry_is_dickinson_and_the_sonnets(corpora):
     assert load_corpus("poetry").text == load_corpus("dickinson").text + "\n\n" + load_corpus("sonnets").text
+
+
+@pytest.mark.corpora
+def test_classics_are_thirteen_works(corpora):
+    text = load_corpus("classics").text
+    assert len(text) == 6_024_209
+    assert text.startswith("[Emma by Jane Austen 1816]")
+    assert all(load_corpus(name).sha256 == WORKS[name].sha256 for name in CLASSICS)
+
+
+@pytest.mark.corpora
+def test_quatrains_keep_the_split_of_the_poems(corpora):
+    quatrains, poems = load_corpus("quatrains"), load_corpus("chinese-poems")
+    assert quatrains.train + quatrains.validation == quatrains.text
+    for part, whole in ((quatrains.train, poems.train), (quatrains.validation, poems.validation)):
+        lines = [line for line in part.split("\n") if line and "：" not in line]
+        assert len(lines) > 10_000
+        assert all(line in whole for line in lines[::3000])
+
+
+def test_joined_corpora_are_split_one_by_one(tmp_path):
+    for name, letter in (("a", "x"), ("b", "y")):
+        (tmp_path / f"{name}.txt").write_text(letter * 100, encoding="utf-8")
+    corpus = load_corpus(f"{tmp_path / 'a.txt'}+{tmp_path / 'b.txt'}")
+    assert corpus.name == "a+b"
+    assert corpus.train == "x" * 90 + "\n\n" + "y" * 90
+    assert corpus.validation == "x" * 10 + "\n\n" + "y" * 10
+
+
+def test_folder_of_texts_is_one_corpus(tmp_path):
+    (tmp_path / "more").mkdir()
+    (tmp_path / "b.txt").write_text("second", encoding="utf-8")
+    (tmp_path / "more" / "c.txt").write_text("third", encoding="utf-8")
+    (tmp_path / "a.txt").write_text("first", encoding="utf-8")
+    (tmp_path / "notes.md").write_text("not a text", encoding="utf-8")
+    corpus = load_corpus(str(tmp_path))
+    assert (corpus.name, corpus.text) == (tmp_path.name, "first\n\nsecond\n\nthird")
+
+
+def test_dataset_of_the_hub_has_a_column(monkeypatch):
+    import datasets
+
+    asked = []
+
+    def load(name, split):
+        asked.append((name, split))
+        return datasets.Dataset.from_dict({"poem": ["first", "", None, "second"], "id": [1, 2, 3, 4]})
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    assert load_corpus("someone/poems", column="poem").text == "first\n\nsecond"
+    assert asked == [("someone/poems", "train")]
+    with pytest.raises(UserError, match=r"no column 'text' but poem, id; give --text_column"):
+        load_corpus("someone/poems")
 
 
 @pytest.mark.parametrize(
@@ -64,8 +134,10 @@ def test_file_that_is_no_text_is_refused(tmp_path, content, words):
 def test_missing_corpus_names_the_known(tmp_path):
     with pytest.raises(UserError, match="sampler, oz"):
         load_corpus(str(tmp_path / "nothing.txt"))
-    with pytest.raises(UserError, match="a folder"):
+    with pytest.raises(UserError, match="a folder without"):
         load_corpus(str(tmp_path))
+    with pytest.raises(UserError, match=r"neither a file nor a dataset of the Hub.*check the dataset's name"):
+        load_corpus("someone/nothing")
 
 
 def test_own_text_is_read_as_it_is(tmp_path):
@@ -82,15 +154,19 @@ def test_folder_without_the_text_is_told(tmp_path, monkeypatch):
         load_corpus("oz")
 
 
+def book(sha256: str, number: int = 7) -> Work:
+    return Work("A Title", sha256=sha256, file="title.txt", **gutenberg(number, begins="A Title\n\nThe first"))
+
+
 @pytest.fixture
-def gutenberg(monkeypatch, tmp_path):
-    """Project Gutenberg on loopback, with one work, and an empty cache."""
+def mirror(monkeypatch, tmp_path):
+    """The hosts of all works on loopback, with one book, and an empty cache."""
     requests = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
             requests.append(self.path)
-            found = self.path == "/cache/epub/7/pg7.txt"
+            found = self.path == "/www.gutenberg.org/cache/epub/7/pg7.txt"
             self.send_response(200 if found else 404)
             self.end_headers()
             self.wfile.write(RAW.encode() if found else b"")
@@ -102,43 +178,74 @@ def gutenberg(monkeypatch, tmp_path):
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     monkeypatch.delenv("OZYMANDIAS_CORPORA", raising=False)
-    monkeypatch.setenv("OZYMANDIAS_GUTENBERG", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("OZYMANDIAS_MIRROR", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    work = Work("A Title", 7, hashlib.sha256(BODY.encode()).hexdigest(), begins="A Title\n\nThe first")
-    monkeypatch.setitem(registry.WORKS, "title", work)
-    monkeypatch.setitem(registry.WORKS, "lost", Work("Lost", 8, "", begins=""))
+    monkeypatch.setattr(registry, "NAMES", (*registry.NAMES, "title", "lost"))
+    monkeypatch.setitem(WORKS, "title", book(hashlib.sha256(BODY.encode()).hexdigest()))
+    monkeypatch.setitem(WORKS, "lost", book("", number=8))
+    monkeypatch.setattr("training.works.WORKS", WORKS)
     yield requests
     server.shutdown()
     thread.join()
     server.server_close()
 
 
-def test_work_is_fetched_cleaned_and_cached(gutenberg):
+def test_work_is_fetched_cleaned_and_cached(mirror):
     assert load_corpus("title").text == BODY
     assert load_corpus("title").text == BODY
-    assert gutenberg == ["/cache/epub/7/pg7.txt"]  # once
+    assert mirror == ["/www.gutenberg.org/cache/epub/7/pg7.txt"]  # once
 
 
-def test_changed_work_is_told_and_needs_a_flag(gutenberg, monkeypatch):
-    monkeypatch.setitem(registry.WORKS, "title", Work("A Title", 7, "0" * 64, begins="A Title"))
+def test_changed_work_is_told_and_needs_a_flag(mirror, monkeypatch):
+    monkeypatch.setitem(WORKS, "title", book("0" * 64))
     with pytest.raises(UserError, match=r"differs.*accept_changed_corpus"):
         load_corpus("title")
     assert load_corpus("title", accept_changed=True).text == BODY
 
 
-def test_work_that_cannot_be_fetched_is_told(gutenberg):
+def test_work_that_cannot_be_fetched_is_told(mirror, monkeypatch):
+    monkeypatch.setitem(WORKS, "lost", dataclasses.replace(WORKS["lost"], file="lost.txt"))
     with pytest.raises(UserError, match=r"pg8\.txt could not be fetched.*sampler"):
         load_corpus("lost")
 
 
 def test_cleaning_leaves_what_it_does_not_find():
     """An edition without the marks or the beginning is kept whole, and its hash tells."""
-    assert clean("Some text.\r\n\r\nMore.\r\n\r\n", WORKS["oz"]) == "Some text.\n\nMore.\n"
+    assert WORKS["oz"].clean(b"Some text.\r\n\r\nMore.\r\n\r\n") == "Some text.\n\nMore.\n"
+
+
+def test_nltk_selection_is_one_archive_in_latin_1():
+    raw = io.BytesIO()
+    with zipfile.ZipFile(raw, "w") as archive:
+        archive.writestr("gutenberg/a-book.txt", "A caf\xe9.\r\n".encode("latin-1"))
+    assert nltk("a-book")["clean"](raw.getvalue()) == "A café.\n"
+
+
+def test_chinese_poems_are_in_order_and_in_simplified_characters():
+    pytest.importorskip("opencc")
+    poems = {
+        "poet.song.0.json": [{"title": "宋", "paragraphs": ["乾坤，"]}],
+        "poet.tang.1000.json": [{"title": "後", "paragraphs": ["山谿繞。"]}],
+        "poet.tang.0.json": [
+            {"title": "前", "paragraphs": ["秦川雄帝宅，", "函谷壯皇居。"]},
+            {"title": "空", "paragraphs": []},
+        ],
+        "authors.tang.json": [{"name": "nobody"}],
+    }
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w:gz") as archive:
+        for name, content in poems.items():
+            data = json.dumps(content).encode()
+            member = tarfile.TarInfo(f"chinese-poetry-0123/全唐诗/{name}")
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    text = chinese_poetry()["clean"](raw.getvalue())
+    assert text == "前\n秦川雄帝宅，\n函谷壮皇居。\n\n后\n山谿绕。\n\n宋\n干坤，\n\n"
 
 
 def test_command_lists_and_loads():
     listed = run("-m", "training.corpora").stdout
     assert all(name in listed for name in registry.NAMES)
     loaded = run("-m", "training.corpora", "sampler").stdout
-    assert "27,488 characters" in loaded
+    assert "27,488" in loaded
     assert load_corpus("sampler").sha256[:16] in loaded

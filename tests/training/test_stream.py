@@ -210,12 +210,12 @@ def test_shard_that_cannot_be_read_is_named(tmp_path, name, content, column):
     with pytest.raises(UserError, match="cannot be read as") as refusal:
         StreamedCorpus(str(tmp_path), "text", 2)
     assert name in str(refusal.value)
-    assert ("--stream_column" in str(refusal.value)) == (column is not None)
+    assert ("--text_column" in str(refusal.value)) == (column is not None)
 
 
 def test_missing_column_of_parquet_is_named(tmp_path):
     pq.write_table(pa.table({"words": ["the moon"]}), tmp_path / "bad.parquet")
-    with pytest.raises(UserError, match=r"bad\.parquet cannot be read as parquet with a column 'text'.*stream_column"):
+    with pytest.raises(UserError, match=r"bad\.parquet cannot be read as parquet with a column 'text'.*text_column"):
         StreamedCorpus(str(tmp_path), "text", 2)
     assert StreamedCorpus(str(write(tmp_path / "good", "parquet")), "text", 2).kind == ".parquet"
 

@@ -1,0 +1,88 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
+from tests.conftest import run
+from tokenizer import build_bpe_tokenizer, build_character_tokenizer, encode_batch, encode_text, token_bytes
+from training.corpora import load_corpus
+
+TEXT = load_corpus("sampler").text + "春眠不觉晓，处处闻啼鸟。\n" * 9
+TOKENIZER = build_bpe_tokenizer(TEXT, vocab_size=600)
+KINDS = [TOKENIZER, build_character_tokenizer(TEXT), build_character_tokenizer(TEXT, vocab_size=300)]
+# White space of every kind, signs, digits that are no decimals, letters of several scripts.
+AWKWARD = st.text(
+    st.sampled_from("abst'’ .,-_\t\n\r\x0b\x0c\x1c\x85\xa0\u2003\u2028\u3000é½²Ⅷ1春𠀀あ\u0301\ufffd👩"), max_size=40
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.one_of(st.text(), AWKWARD))
+def test_every_string_comes_back(text):
+    for tokenizer in KINDS:
+        ids = tokenizer(text)["input_ids"]
+        assert tokenizer.decode(ids) == tokenizer.decode(ids, skip_special_tokens=True) == text
+        assert b"".join(token_bytes(tokenizer, id) for id in ids) == text.encode()
+
+
+@settings(max_examples=120, deadline=None)
+@given(st.one_of(st.text(), AWKWARD))
+def test_encoding_in_pieces_gives_the_tokenizers_ids(text):
+    for tokenizer in KINDS:
+        assert encode_text(tokenizer, text).tolist() == tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def test_long_texts_are_cut_where_no_token_is(monkeypatch):
+    monkeypatch.setattr("tokenizer.encode.SECTION", 50)
+    for tokenizer in KINDS:
+        assert encode_text(tokenizer, TEXT).tolist() == tokenizer(TEXT)["input_ids"]
+    assert encode_text(TOKENIZER, "").tolist() == []
+    assert encode_batch(TOKENIZER, ["the", "", "moon"], end=[1]).tolist() == [
+        *TOKENIZER("the")["input_ids"],
+        1,
+        1,
+        *TOKENIZER("moon")["input_ids"],
+        1,
+    ]
+
+
+def test_no_token_crosses_a_word_or_joins_chinese_characters():
+    for piece in ("春", "眠", "，", "\n\n", " the", "'s", "’s", "12"):
+        assert TOKENIZER.decode(TOKENIZER(f"x{piece}")["input_ids"][1:]) == piece
+    tokens = [token_bytes(TOKENIZER, i).decode(errors="replace") for i in range(3, len(TOKENIZER))]
+    assert not [
+        t for t in tokens if len(t) > 1 and (" " in t[1:] or "\n" in t.strip("\n") or t.strip("春眠不觉晓") == "")
+    ]
+
+
+def test_vocabulary_has_the_size_that_was_asked_for(tmp_path):
+    assert len(TOKENIZER) == 600
+    assert len(KINDS[2]) == 300
+    assert KINDS[2].tokenize("e春") == ["e", "<0xE6>", "<0x98>", "<0xA5>"]  # the rarer one is written in bytes
+    masked = build_bpe_tokenizer(TEXT, 400, with_mask=True)
+    assert masked("the <|mask|>")["input_ids"][-1] == masked.mask_token_id
+    assert "<|mask|>" not in TOKENIZER.get_vocab()
+    TOKENIZER.save_pretrained(tmp_path)
+    assert AutoTokenizer.from_pretrained(tmp_path)("the moon")["input_ids"] == TOKENIZER("the moon")["input_ids"]
+
+
+def test_special_words_in_a_text_are_text():
+    ids = TOKENIZER("a<|end|>b")["input_ids"]
+    assert not set(ids) & set(TOKENIZER.all_special_ids)
+    assert TOKENIZER.decode(ids) == "a<|end|>b"
+
+
+@pytest.mark.parametrize("build", [build_bpe_tokenizer, build_character_tokenizer])
+def test_what_cannot_be_built_is_refused(build):
+    with pytest.raises(ValueError, match="empty"):
+        build("", 500)
+    with pytest.raises(ValueError, match="at least 259"):
+        build("the moon", 258)
+
+
+def test_command(tmp_path):
+    (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
+    command = ("-m", "tokenizer.train", tmp_path / "text.txt", "--output", tmp_path / "made", "--kind", "bpe")
+    assert "300 tokens" in run(*command, "--vocab_size", "300").stdout
+    refused = run(*command, "--vocab_size", "100", check=False)
+    assert (refused.returncode, "at least 259" in refused.stderr, "Traceback" in refused.stderr) == (2, True, False)

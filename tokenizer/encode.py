@@ -1,0 +1,91 @@
+"""From texts to arrays of ids and back to bytes, for whole corpora.
+
+A text repeats itself: the tokenizer is asked once for each piece of it (a character, or a word), which makes it several
+times as fast and gives the same ids.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from itertools import chain
+
+import numpy as np
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerBase
+
+from .bpe import BYTE_OF, HAN, PRE_TOKENIZER
+from .character import is_byte
+
+# `bpe.WORD` for Python's own `re`, which is faster. Here numbers may stand with letters: each border is one of WORD's.
+SPACE = "\t\v-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"  # but for the line end
+WORDS = re.compile(
+    rf"['’](?:s|t|re|ve|m|ll|d)(?![^\W_])|[{HAN}]| ?[^\W_{HAN}]+| ?(?:[^\w\n{SPACE}]|_)+"
+    rf"|\n+|[{SPACE}]+(?![^\n{SPACE}])|[{SPACE}]+"
+)
+SECTION = 500_000  # characters encoded at once: a list of pieces takes many times the memory of their ids
+
+
+def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> np.ndarray:
+    """The ids of a text, `(length,)`, in the smallest type that holds them."""
+    known, parts, begin = {}, [encode_batch(tokenizer, [])], 0
+    while begin < len(text):
+        end = text.find("\n", begin + SECTION)
+        end = len(text) if end < 0 else end
+        while text[end : end + 1] == "\n":  # no token goes on after line ends
+            end += 1
+        parts.append(encode_batch(tokenizer, [text[begin:end]], known=known))
+        begin = end
+    return np.concatenate(parts)
+
+
+def encode_batch(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str], end: list[int] = (), known: dict | None = None
+) -> np.ndarray:
+    """The ids of texts one after the other, `end` after each: `(length,)`, in the smallest type that holds them.
+
+    Args:
+        known: the ids of pieces that were met before, to which the new ones are added.
+    """
+    known = {} if known is None else known
+    # A piece of "<|end|>" would not be found, where such words have a meaning in a text.
+    pieces = [cutter(tokenizer.backend_tokenizer)(text) if tokenizer.split_special_tokens else [text] for text in texts]
+    new = list(set(chain.from_iterable(pieces)).difference(known))
+    known.update(zip(new, encode_pieces(tokenizer, new), strict=True))
+    dtype = np.uint16 if len(tokenizer) <= 1 << 16 else np.int32
+    ids = (chain(chain.from_iterable(map(known.__getitem__, of_text)), end) for of_text in pieces)
+    return np.fromiter(chain.from_iterable(ids), dtype=dtype)
+
+
+def encode_pieces(tokenizer: PreTrainedTokenizerBase, pieces: list[str]) -> Iterable[list[int]]:
+    """The ids of each of some texts."""
+    backend = tokenizer.backend_tokenizer  # leaves out what nobody asks for here, which takes most of the time
+    # Set only where it is otherwise: a setter fails while another thread encodes.
+    if backend.encode_special_tokens != tokenizer.split_special_tokens:
+        backend.encode_special_tokens = tokenizer.split_special_tokens
+    if backend.padding is not None:
+        backend.no_padding()
+    if backend.truncation is not None:
+        backend.no_truncation()
+    return (encoding.ids for encoding in backend.encode_batch_fast(pieces, add_special_tokens=False))
+
+
+@lru_cache(maxsize=32)
+def cutter(backend: Tokenizer) -> Callable[[str], list[str]]:
+    """How a tokenizer lets texts be cut: into characters or words where it is one of ours, else not at all."""
+    parts = json.loads(backend.to_str())
+    plain = parts["normalizer"] is None and all(token["special"] for token in parts["added_tokens"])
+    if plain and parts["model"]["type"] == "BPE":
+        if parts["pre_tokenizer"] is None and not parts["model"]["merges"]:
+            return list
+        if parts["pre_tokenizer"] == json.loads(PRE_TOKENIZER.__getstate__()):
+            return WORDS.findall
+    return lambda text: [text]
+
+
+def token_bytes(tokenizer: PreTrainedTokenizerBase, token: int) -> bytes:
+    """The bytes that a token stands for: one or some of a character's, a character, or many."""
+    piece = tokenizer.convert_ids_to_tokens(token)
+    if type(tokenizer.backend_tokenizer.decoder).__name__ == "ByteLevel":
+        return bytes(BYTE_OF[character] for character in piece)
+    return bytes([int(piece[3:5], 16)]) if is_byte(piece) else piece.encode()

@@ -1,0 +1,154 @@
+"""What a run is built from: the tokenizer, the model and the accelerator that a recipe asks for."""
+
+import os
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+from accelerate.utils import DistributedType, ProjectConfiguration
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from modeling import OzymandiasConfig, preset_config
+from modeling.conversion import load_model
+from modeling.modeling_ozymandias import model_class
+from tokenizer import build_bpe_tokenizer, build_character_tokenizer
+from training.command import UserError, in_one_line
+from training.recipe import Recipe
+
+BPE_TOKENS = 1024  # of a vocabulary whose size is not given
+
+
+def build_tokenizer(recipe: Recipe, text: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a recipe: that of the checkpoint it starts from, or one made of the training split.
+
+    Raises:
+        UserError: there is none, or the vocabulary is too small.
+    """
+    try:
+        if recipe.start_from:
+            return AutoTokenizer.from_pretrained(recipe.start_from)
+        with_mask = recipe.task == "masked"
+        if recipe.tokenizer == "bpe":
+            return build_bpe_tokenizer(text, recipe.vocab_size or BPE_TOKENS, with_mask)
+        return build_character_tokenizer(text, recipe.vocab_size, with_mask)
+    except (OSError, ValueError) as error:
+        raise UserError(f"the tokenizer cannot be had: {in_one_line(error)}") from None
+
+
+def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """The model of a recipe: a new one, or the checkpoint that it starts from with the recipe's changes.
+
+    Raises:
+        UserError: it cannot be built or loaded, or the checkpoint is of another task.
+    """
+    if not recipe.start_from:
+        config = model_config(recipe, len(tokenizer), tokenizer)
+        return model_class(config)(config)
+    try:
+        config = AutoConfig.from_pretrained(recipe.start_from)
+        longest = config.max_position_embeddings
+        config = type(config)(**{**config.to_dict(), **recipe.model, "max_position_embeddings": recipe.context})
+        if config.position_type == "learned" and recipe.context != longest:
+            raise ValueError(f"its learned positions are {longest}; give --context {longest}.")
+        model = load_model(recipe.start_from, config=config)
+    except Exception as error:  # transformers and safetensors each have their own for a bad checkpoint or field
+        raise UserError(f"{recipe.start_from} cannot be fine-tuned: {in_one_line(error)}") from None
+    expected = model_config(recipe, len(tokenizer), tokenizer)
+    if (config.is_causal, config.is_encoder_decoder) != (expected.is_causal, expected.is_encoder_decoder):
+        raise UserError(
+            f"{recipe.start_from} is no model for the task {recipe.task}; give the task that it was made by."
+        )
+    return model
+
+
+def model_config(recipe: Recipe, vocab_size: int, tokenizer: PreTrainedTokenizerBase | None = None) -> OzymandiasConfig:
+    """The config of the recipe's preset with its changes.
+
+    Raises:
+        UserError: an unknown preset or field, or a combination that cannot be built.
+    """
+    tokens = {name: getattr(tokenizer, name, None) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    if recipe.task != "next_token" and tokenizer is None:
+        tokens["bos_token_id"] = 0  # only looked at here, where a wrong field is to be found early
+    fixed = {
+        "vocab_size": vocab_size,
+        "max_position_embeddings": recipe.context,
+        "is_encoder_decoder": recipe.task in ("next_passage", "copy"),
+        "is_causal": recipe.task != "masked",
+        **tokens,
+    }
+    if clash := sorted(fixed.keys() & recipe.model.keys()):
+        raise UserError(
+            f"model.{clash[0]} is set by the corpus, --context or --task; leave it out of the model's fields."
+        )
+    try:
+        return preset_config(recipe.preset, **{**recipe.model, **fixed})
+    except Exception as error:  # transformers has types of its own for a wrong type and a wrong value
+        raise UserError(f"the model cannot be built: {in_one_line(error)}") from None
+
+
+def generation_config(config: OzymandiasConfig) -> GenerationConfig:
+    """How `generate` writes when it is not told: by drawing, and no further than learned positions reach."""
+    length = {"max_new_tokens": 256}
+    if config.is_encoder_decoder:
+        length = {"max_new_tokens": config.max_position_embeddings}  # a passage as long as the source
+    elif config.position_type == "learned":
+        length = {"max_length": config.max_position_embeddings}
+    names = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+    ids = {name: getattr(config, name) for name in names}
+    return GenerationConfig(do_sample=True, temperature=0.8, top_p=0.95, **length, **ids)
+
+
+def build_accelerator(recipe: Recipe, output: Path) -> Accelerator:
+    """The accelerator of a run.
+
+    Raises:
+        UserError: a tracker that is not known or not installed, or a batch that cannot be split evenly.
+    """
+    for tracker in recipe.trackers:
+        if tracker not in LOGGER_TYPE_TO_CLASS:
+            raise UserError(
+                f"there is no tracker '{tracker}'; choose from {', '.join(map(str, LOGGER_TYPE_TO_CLASS))}."
+            )
+    launched = int(os.environ.get("WORLD_SIZE", 1))
+    try:
+        accelerator = Accelerator(
+            cpu=launched > 1 and not torch.accelerator.is_available(),  # else it would not connect the processes
+            mixed_precision=recipe.mixed_precision,
+            gradient_accumulation_steps=recipe.gradient_accumulation_steps,
+            log_with=recipe.trackers or None,
+            project_config=ProjectConfiguration(project_dir=str(output), logging_dir=str(output / "trackers")),
+        )
+    except (ValueError, ImportError) as error:
+        raise UserError(f"Accelerate cannot be set up: {error}") from None
+    if launched > accelerator.num_processes:
+        raise UserError(
+            f"{launched} processes were launched, which Accelerate cannot connect on this device; launch one, or set "
+            "ACCELERATE_USE_CPU=true."
+        )
+    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise UserError(
+            "mixed_precision fp16 needs a GPU: on a CPU Accelerate would compute in float32 without a word; take bf16 "
+            "or no."
+        )
+    parts = accelerator.num_processes * recipe.gradient_accumulation_steps
+    if recipe.batch_size % parts:
+        raise UserError(
+            f"batch_size ({recipe.batch_size}) cannot be split evenly over {accelerator.num_processes} processes times "
+            f"{recipe.gradient_accumulation_steps} gradient_accumulation_steps; make it a multiple of {parts}."
+        )
+    sharded = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+    if recipe.average_decay and sharded:
+        raise UserError("average_decay needs whole weights in every process; leave it at 0 with FSDP and DeepSpeed.")
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        if recipe.optimizer == "muon":
+            raise UserError(
+                "DeepSpeed takes one optimizer, and would leave Muon out; set optimizer: adamw, or launch with "
+                "training/accelerate/fsdp.yaml."
+            )
+        accelerator.deepspeed_plugin.deepspeed_config |= {
+            "train_micro_batch_size_per_gpu": recipe.batch_size // parts,
+            "gradient_clipping": recipe.gradient_clip,
+        }
+    return accelerator

@@ -1,0 +1,175 @@
+"""Text that a training set shares with a validation split, which would make the loss say less than it seems to.
+
+    python -m training.overlap classics oz          # does classics' training split hold passages that oz is scored on?
+    python -m training.overlap chinese-poems        # ... or a corpus those of its own validation split?
+
+A passage is shared where at least 48 bytes of UTF-8 in a row are the same: 48 letters of English, or 16 Chinese
+characters. That is longer than what two authors write by chance, and shorter than a quotation worth learning.
+"""
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from training.checkpoints import record_path
+from training.command import UserError, run_command
+from training.corpora import NAMES, Corpus, load_corpus
+from training.recipe import Recipe
+
+PASSAGE = 48  # bytes of UTF-8
+TOLERATED = 0.001  # share of a validation split: an author's own refrains
+PART = 1 << 22  # bytes hashed at once
+FILTER = np.uint64(1 << 26)  # entries of the table by which most values are dismissed
+
+
+def hashes(data: np.ndarray) -> np.ndarray:
+    """A 64-bit polynomial hash of every `PASSAGE` bytes in a row of `data` `(length,)` uint8: `(length - 47,)`.
+
+    The hash of twice the length is made of two of the length, so that 48 = 32 + 16 bytes take six steps.
+    """
+    base = np.uint64(0x9E3779B97F4A7C15)
+    level, reach, power, whole, covered = data.astype(np.uint64) + np.uint64(1), 1, base, None, 0
+    with np.errstate(over="ignore"):
+        while covered < PASSAGE:
+            if PASSAGE & reach:
+                if whole is None:
+                    whole = level
+                else:
+                    length = len(level) - covered
+                    whole = whole[:length] * power + level[covered:]
+                covered += reach
+            level, power, reach = level[:-reach] * power + level[reach:], power * power, 2 * reach
+    return whole
+
+
+def find_shared(text: str, other: str) -> list[tuple[int, int]]:
+    """Where `text` has passages that `other` has too: `(begin, end)` in characters, in order, none touching another."""
+    data, others = (np.frombuffer(t.encode(), dtype=np.uint8) for t in (text, other))
+    small, large = sorted((data, others), key=len)
+    if len(small) < PASSAGE:
+        return []
+    known = np.unique(np.concatenate([part for _, part in in_parts(small)]))
+    places = finder(known)
+    common = np.unique(np.concatenate([part[places(part)] for _, part in in_parts(large)]))
+    places = finder(common)
+    begins = np.concatenate([begin + places(part) for begin, part in in_parts(data)])
+    if not len(begins):
+        return []
+    first = np.concatenate(([True], np.diff(begins) > PASSAGE))  # passages that touch are one
+    last = np.concatenate((first[1:], [True]))
+    # From bytes to whole characters.
+    characters = np.cumsum((data & 0xC0) != 0x80)
+    spans = zip(begins[first], begins[last] + PASSAGE, strict=True)
+    return [(int(characters[b - 1]) if b else 0, int(characters[e - 1])) for b, e in spans]
+
+
+def in_parts(data: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """The hashes of `data`, with where each part of them begins: all at once would take eight times its memory."""
+    for begin in range(0, len(data) - PASSAGE + 1, PART):
+        yield begin, hashes(data[begin : begin + PART + PASSAGE - 1])
+
+
+def finder(known: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """A function that gives the places of those of its values that are in `known`, which is sorted."""
+    table = np.zeros(FILTER, dtype=bool)  # tells quickly of most values that they are not
+    table[known % FILTER] = True
+
+    def places(values: np.ndarray) -> np.ndarray:
+        maybe = np.flatnonzero(table[values % FILTER])
+        nearest = np.searchsorted(known, values[maybe]).clip(max=len(known) - 1)
+        return maybe[known[nearest] == values[maybe]] if len(known) else maybe
+
+    return places
+
+
+def describe(name: str, train: str, of: str, validation: str) -> tuple[float, str]:
+    """The share of a validation split's characters that stand in passages of a training text, and a sentence on it."""
+    spans = find_shared(validation, train)
+    if not spans:
+        return 0.0, f"the training text of {name} shares no passage with the validation split of {of}"
+    share = sum(end - begin for begin, end in spans) / len(validation)
+    begin, end = max(spans, key=lambda span: span[1] - span[0])
+    passages = "passage" if len(spans) == 1 else "passages"
+    return share, (
+        f"the training text of {name} shares {len(spans):,} {passages}, {share:.2%} of the characters, with the "
+        f"validation split of {of}; the longest: {' '.join(validation[begin : min(end, begin + 60)].split())!r}"
+    )
+
+
+def without_shared(train: str, validation: str) -> str:
+    """A training text without the paragraphs that share a passage with a validation split."""
+    kept, at = [], 0
+    for begin, end in find_shared(train, validation):
+        begin, end = train.rfind("\n\n", at, begin), train.find("\n\n", end)
+        kept.append(train[at : max(at, begin)])
+        at = len(train) if end < 0 else max(at, end)
+    return "".join([*kept, train[at:]])
+
+
+def check_run(recipe: Recipe, corpus: Corpus, say: Callable[[str], None]) -> tuple[Corpus, list[dict]]:
+    """Look whether a run, or one that its checkpoint comes from, trains on what the run is scored on.
+
+    Returns:
+        The corpus, without what `remove_overlap` leaves out; and what the checkpoint was trained on before, as
+        [`trained_on`] gives it.
+
+    Raises:
+        UserError: one text has passages of another's validation split. What a single text repeats of itself is only
+            told, since it may be its own refrain.
+    """
+    if recipe.remove_overlap:
+        left = without_shared(corpus.train, corpus.validation)
+        say(f"left out of training: {len(corpus.train) - len(left):,} characters, with what the validation split has")
+        corpus = dataclasses.replace(corpus, training_text=left)
+    share, found = describe(corpus.name, corpus.train, corpus.name, corpus.validation)
+    if share > TOLERATED:
+        remedy = "--remove_overlap true leaves them out of training"
+        if len(corpus.texts) > 1:
+            raise UserError(f"{found}; {remedy}.")
+        found += f"; the loss flatters by as much, and {remedy}"
+    say(found)
+    earlier = trained_on(recipe.start_from)
+    for stage in earlier:
+        try:
+            before = load_corpus(stage["name"], recipe.accept_changed_corpus, recipe.text_column)
+        except UserError:
+            before = None
+        if before is None or before.sha256 != stage["sha256"]:
+            say(f"{recipe.start_from} was trained on {stage['name']}, which is not here to be compared")
+            continue
+        share, found = describe(before.name, before.train, corpus.name, corpus.validation)
+        if share > TOLERATED and before.sha256 != corpus.sha256:
+            raise UserError(f"{found}; start from a checkpoint that has not seen them.")
+        say(found)
+    return corpus, earlier
+
+
+def trained_on(checkpoint: str | None) -> list[dict]:
+    """The corpora that a checkpoint has seen, first to last: `name` and `sha256`, from the run record beside it."""
+    if not checkpoint or (path := record_path(Path(checkpoint))) is None:
+        return []
+    record = json.loads(path.read_text(encoding="utf-8"))
+    last = {"name": record["recipe"]["corpus"], "sha256": record["corpus"]["sha256"]}
+    return [*record.get("trained_on_before", []), last]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    known = f"{', '.join(NAMES)}, or one of your own; several with + between them"
+    parser.add_argument("train", help=f"the corpus whose training split is looked through: {known}")
+    parser.add_argument("validation", nargs="?", help="the corpus whose validation split it is (default: the same)")
+    arguments = parser.parse_args()
+    train = load_corpus(arguments.train)
+    of = load_corpus(arguments.validation) if arguments.validation else train
+    share, found = describe(train.name, train.train, of.name, of.validation)
+    if share > TOLERATED:
+        raise UserError(f"{found}.")
+    print(found)
+
+
+if __name__ == "__main__":
+    run_command(main)

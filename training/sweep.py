@@ -1,0 +1,111 @@
+"""Train a recipe with several values of some fields, and record which serves best.
+
+    python -m training.sweep --recipe poetry-modern --vary model.hidden_dropout=0,0.1,0.2 --vary weight_decay=0.1,0.3
+    python -m training.sweep --recipe poetry-modern --vary average_decay=0,0.99 --seeds 1,2,3 --steps 500
+
+Every combination is trained with every seed, each in a folder of its own. A sweep that was stopped goes on when the
+same command is given again; what is finished is not trained anew. `sweep.md` has the table, `sweep.png` its plot.
+"""
+
+import argparse
+import json
+import math
+from itertools import product
+from pathlib import Path
+from statistics import mean
+
+from training.checkpoints import RECORD
+from training.command import UserError, run_command
+from training.recipe import add_recipe_options, load_recipe, overrides_from_arguments
+
+TABLE, PLOT = "sweep.md", "sweep.png"
+
+
+def parse_vary(text: str) -> list[tuple[str, str]]:
+    """`FIELD=A,B` as the pairs (FIELD, A) and (FIELD, B).
+
+    Raises:
+        UserError: it has another form.
+    """
+    field, equals, values = text.partition("=")
+    if not equals or not all(values.split(",")):
+        raise UserError(f"--vary {text} must be FIELD=VALUE,VALUE, such as weight_decay=0.1,0.3.")
+    return [(field, value) for value in values.split(",")]
+
+
+def folder_name(setting: tuple[tuple[str, str], ...]) -> str:
+    return ",".join(f"{field}={value}".replace("/", "_") for field, value in setting) or "as it is"
+
+
+def read_losses(folder: Path, seeds: list[str]) -> list[float]:
+    """The best validation losses of the finished runs of a setting."""
+    paths = [folder / f"seed-{seed}" / RECORD for seed in seeds]
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
+    return [record["best_validation_loss"] for record in records if record["finished"]]
+
+
+def write_table(output: Path, about: str, results: dict[str, list[float]]) -> None:
+    """Write `sweep.md` and `sweep.png`, the best setting first."""
+    ranked = sorted(results.items(), key=lambda item: mean(item[1]))
+    rows = [f"| {name} | **{mean(of):.4f}** | {min(of):.4f} | {max(of):.4f} | {len(of)} |" for name, of in ranked]
+    head = ["| setting | validation loss, mean | lowest | highest | seeds |", "|---|--:|--:|--:|--:|"]
+    (output / TABLE).write_text("\n".join([about, "", *head, *rows]) + "\n", encoding="utf-8")
+
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 1 + 0.4 * len(ranked)), layout="constrained")
+    for place, (_, losses) in enumerate(reversed(ranked)):
+        axes.plot(losses, [place] * len(losses), "o", color="tab:blue", alpha=0.5)
+        axes.plot([mean(losses)], [place], "|", color="black", markersize=14)
+    axes.set_yticks(range(len(ranked)), [name for name, _ in reversed(ranked)])
+    axes.set(xlabel="validation loss, nats per character")
+    axes.grid(alpha=0.3)
+    figure.savefig(output / PLOT, dpi=120)
+    pyplot.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--recipe", required=True, help="a name in training/recipes, or a path to a YAML file")
+    parser.add_argument(
+        "--vary", action="append", required=True, metavar="FIELD=A,B", help="a field and its values; can be repeated"
+    )
+    parser.add_argument("--seeds", default="1", help="seeds of every combination, with commas (default %(default)s)")
+    parser.add_argument("--output", type=Path, help="the folder of all runs (default runs/sweeps/RECIPE)")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be trained, and train nothing")
+    add_recipe_options(parser)
+    arguments, others = parser.parse_known_args()
+    fixed = overrides_from_arguments(arguments, others)
+    settings = list(product(*(parse_vary(text) for text in arguments.vary)))
+    seeds = [seed.strip() for seed in arguments.seeds.split(",")]
+    output = arguments.output or Path("runs") / "sweeps" / Path(arguments.recipe).stem
+    # All are read before the first is trained: a wrong value in the last should not wait for the others.
+    runs = [
+        (setting, seed, load_recipe(arguments.recipe, [*fixed, *setting, ("seed", seed)]))
+        for setting in settings
+        for seed in seeds
+    ]
+    print(f"{len(settings)} settings, {len(seeds)} seeds each: {len(runs)} runs in {output}")
+
+    from training.loop import train  # torch takes seconds, which a refused recipe should not wait for
+
+    results = {}
+    for number, (setting, seed, recipe) in enumerate(runs, start=1):
+        name = folder_name(setting)
+        print(f"\n{number} of {len(runs)}: {name}, seed {seed}")
+        train(recipe, output / name / f"seed-{seed}", dry_run=arguments.dry_run)
+        if losses := read_losses(output / name, seeds):
+            results[name] = losses
+            write_table(output, f"`{arguments.recipe}` on {recipe.corpus}, {recipe.steps:,} steps", results)
+    if results:
+        best = min(results, key=lambda name: mean(results[name]) if results[name] else math.inf)
+        print(f"\nbest: {best}, {mean(results[best]):.4f} nats per character; all of them: {output / TABLE}")
+
+
+if __name__ == "__main__":
+    run_command(main)
