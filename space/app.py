@@ -6,6 +6,7 @@ OZYMANDIAS_MODEL=runs/mine/best python -m space.app        # with a checkpoint o
 
 import argparse
 import html
+import threading
 from collections.abc import Iterator
 
 import gradio as gr
@@ -32,13 +33,21 @@ CSS = """
 """
 THEME = gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # no font from another host
 SIMULTANEOUS = 2  # answers written at the same time, one a core of the free Space
+STOPS: dict[str, threading.Event] = {}  # of the answers that are being written, by the visitor's session
 WAITING = 32  # requests that may wait for their turn; more are refused with a message
 
 Messages = list[dict]
 
 
 def respond(
-    message: str, history: Messages, model: str, temperature: float, top_p: float, length: float, seed: float
+    message: str,
+    history: Messages,
+    model: str,
+    temperature: float,
+    top_p: float,
+    length: float,
+    seed: float,
+    request: gr.Request,
 ) -> Iterator[tuple[Messages, str]]:
     """Yield the conversation and the prompt box while the answer grows; a message that cannot be used stays there."""
     if problem := check_prompt(message):
@@ -47,8 +56,11 @@ def respond(
         return
     history = [*history, {"role": "user", "content": as_text(message)}]
     yield history, ""
+    stopped = STOPS[request.session_hash] = threading.Event()
     try:
         for text in answer(message, model, temperature, top_p, length, seed):
+            if stopped.is_set():
+                return
             yield (
                 [*history, {"role": "assistant", "content": as_text(text)}],
                 gr.skip(),
@@ -56,12 +68,32 @@ def respond(
     except UserError as error:
         gr.Warning(str(error))
         yield history[:-1], message
+    finally:
+        STOPS.pop(request.session_hash, None)
 
 
-def retry(history: Messages, *settings) -> Iterator[tuple[Messages, str]]:
+def stop_writing(request: gr.Request) -> None:
+    """End the answer that is being written.
+
+    It ends as if it were finished. Gradio's own `cancels` would leave a page that is behind with showing pieces in the
+    belief that more will come, with Retry switched off for good.
+    """
+    if stopped := STOPS.get(request.session_hash):
+        stopped.set()
+
+
+def retry(
+    history: Messages,
+    model: str,
+    temperature: float,
+    top_p: float,
+    length: float,
+    seed: float,
+    request: gr.Request,
+) -> Iterator[tuple[Messages, str]]:
     """Answer the last message again."""
     history, message = undo(history)
-    yield from respond(message, history, *settings)
+    yield from respond(message, history, model, temperature, top_p, length, seed, request)
 
 
 def undo(history: Messages) -> tuple[Messages, str]:
@@ -165,11 +197,9 @@ def build_page() -> gr.Blocks:
             "concurrency_id": "writing",
             "show_progress": "minimal",  # the full one can lie over the chat's buttons, and stay after a stop
         }
-        answers = [
-            gr.on([prompt.submit, send.click], respond, [prompt, chat, *settings], api_visibility="private", **writing),
-            chat.retry(retry, [chat, *settings], api_visibility="private", **writing),
-        ]
-        stop.click(None, cancels=answers, api_visibility="private")
+        gr.on([prompt.submit, send.click], respond, [prompt, chat, *settings], api_visibility="private", **writing)
+        chat.retry(retry, [chat, *settings], api_visibility="private", **writing)
+        stop.click(stop_writing, queue=False, api_visibility="private")
         chat.undo(undo, chat, [chat, prompt], api_visibility="private")
         gr.api(generate, concurrency_limit=SIMULTANEOUS, concurrency_id="writing")
     return page.queue(max_size=WAITING)

@@ -96,7 +96,7 @@ def chinese_poetry() -> dict:
     """The poems of Tang and Song, a title and lines each, in simplified characters."""
     commit = "99ebbef7e1345c0985c44b9fd96a3f9e776f117b"
     # What versions of OpenCC convert in different ways, as the first of them did.
-    fixed = str.maketrans("逕甯甦", "迳宁苏") | {ord(c): c for c in "遶谿幷拚貍擡劄舖袷扞牴郎箚搧"}
+    fixed = str.maketrans("逕甯甦", "迳宁苏") | {ord(c): c for c in "遶谿幷拚貍擡劄舖袷扞牴箚搧\uf92c"}
 
     def clean(raw: bytes) -> str:
         try:
