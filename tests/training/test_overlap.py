@@ -1,0 +1,119 @@
+import dataclasses
+import json
+
+import pytest
+
+from tests.conftest import run
+from training.command import UserError
+from training.corpora import Corpus, load_corpus
+from training.overlap import check_run, describe, find_shared, trained_on, without_shared
+from training.recipe import Recipe
+
+PASSAGE = "Nobody who has read this line before has forgotten what it says."  # 64 bytes
+CHINESE = "一二三四五六七八九十甲乙丙丁戊己庚辛"  # 18 characters of 3 bytes
+
+
+def words(seed: int, count: int = 400) -> str:
+    return " ".join(f"{(seed * 7919 + n * 104729) % 99991:05}" for n in range(count))
+
+
+@pytest.mark.parametrize("passage", [PASSAGE, CHINESE])
+def test_shared_passages_are_found_to_the_character(passage):
+    train, validation = f"{words(1)}\n{passage}\n{words(2)}", f"{words(3)}诗{passage}词{words(4)}"
+    ((begin, end),) = find_shared(validation, train)
+    assert validation[begin:end] == passage
+    ((begin, end),) = find_shared(train, validation)
+    assert train[begin:end] == passage
+
+
+def test_what_is_shorter_than_a_passage_is_not_shared():
+    assert find_shared(words(1) + PASSAGE[:47] + words(2), words(3) + PASSAGE[:47] + words(4)) == []
+    assert len(find_shared(words(1) + PASSAGE[:48] + words(2), words(3) + PASSAGE[:48] + words(4))) == 1
+    assert find_shared("short", words(1)) == find_shared(words(1), "") == []
+
+
+def test_long_texts_are_looked_through_in_parts(monkeypatch):
+    monkeypatch.setattr("training.overlap.PART", 100)
+    text = words(1) + PASSAGE + words(2)
+    ((begin, end),) = find_shared(text, words(3) + PASSAGE)
+    assert text[begin:end] == PASSAGE
+
+
+def test_paragraphs_with_shared_passages_are_left_out():
+    train = f"first\n\n{words(1)}\n{PASSAGE} and more\nto its end\n\nlast\n\n{PASSAGE}"
+    left = without_shared(train, words(2) + PASSAGE)
+    assert left == "first\n\nlast"
+    assert without_shared(train, words(2)) == train
+
+
+def corpus(name: str, *texts: str) -> Corpus:
+    return Corpus(name, texts)
+
+
+def test_a_text_that_repeats_itself_is_told_and_others_are_refused(capsys):
+    own = f"{PASSAGE} {words(1, 2000)} {PASSAGE}"
+    found, earlier = check_run(Recipe(), corpus("own", own), say=print)
+    assert (found.train, earlier) == (corpus("own", own).train, [])
+    assert "shares 1 passage" in capsys.readouterr().out
+    one, other = f"{words(2)} {PASSAGE} {words(3, 2000)}", f"{words(4, 2000)} {PASSAGE}"
+    with pytest.raises(UserError, match=r"shares 1 passage.*Nobody who.*--remove_overlap true"):
+        check_run(Recipe(), corpus("one+other", one, other), say=print)
+    left, _ = check_run(Recipe(remove_overlap=True), corpus("one+other", one, other), say=print)
+    assert PASSAGE not in left.train
+    assert left.validation == corpus("one+other", one, other).validation
+    assert left.sha256 == corpus("one+other", one, other).sha256  # it is the same corpus
+
+
+def test_fine_tuning_on_what_the_checkpoint_has_seen_is_refused(tmp_path, capsys):
+    seen, mine = tmp_path / "seen.txt", tmp_path / "mine.txt"
+    seen.write_text(f"{PASSAGE} {words(1, 2000)}", encoding="utf-8")
+    mine.write_text(f"{words(2, 2000)} {PASSAGE}", encoding="utf-8")
+    record = {"recipe": {"corpus": str(seen)}, "corpus": {"sha256": load_corpus(str(seen)).sha256}}
+    (tmp_path / "best").mkdir()
+    (tmp_path / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    recipe = Recipe(start_from=str(tmp_path / "best"))
+    with pytest.raises(UserError, match=r"training text of seen shares 1 passage.*of mine.*has not seen them"):
+        check_run(recipe, load_corpus(str(mine)), say=print)
+    mine.write_text(words(3, 2000), encoding="utf-8")
+    _, earlier = check_run(recipe, load_corpus(str(mine)), say=print)
+    assert earlier == [{"name": str(seen), "sha256": record["corpus"]["sha256"]}]
+    seen.unlink()
+    check_run(recipe, load_corpus(str(mine)), say=print)
+    assert "is not here to be compared" in capsys.readouterr().out
+
+
+def test_lineage_grows_by_every_stage(tmp_path):
+    before = {"name": "classics", "sha256": "01"}
+    record = {"recipe": {"corpus": "oz"}, "corpus": {"sha256": "02"}, "trained_on_before": [before]}
+    (tmp_path / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    assert trained_on(str(tmp_path)) == [before, {"name": "oz", "sha256": "02"}]
+    assert trained_on(str(tmp_path / "elsewhere" / "best")) == trained_on(None) == []
+
+
+def test_command(tmp_path):
+    (tmp_path / "a.txt").write_text(f"{PASSAGE} {words(1)}", encoding="utf-8")
+    (tmp_path / "b.txt").write_text(f"{words(2)} {PASSAGE}", encoding="utf-8")
+    found = run("-m", "training.overlap", tmp_path / "a.txt", tmp_path / "b.txt", check=False)
+    assert found.returncode == 1
+    assert "training text of a shares 1 passage" in found.stderr
+    assert "shares no passage" in run("-m", "training.overlap", tmp_path / "b.txt", tmp_path / "a.txt").stdout
+
+
+@pytest.mark.corpora
+@pytest.mark.slow
+@pytest.mark.parametrize("train", ["classics", "chinese-poems", "poetry", "oz", "shijing", "lunyu"])
+def test_no_corpus_trains_on_what_another_is_scored_on(corpora, train):
+    text = load_corpus(train).train
+    for name in ("oz", "poetry", "shijing", "lunyu"):
+        assert describe(train, text, name, load_corpus(name).validation)[0] == 0
+
+
+@pytest.mark.corpora
+@pytest.mark.slow
+def test_poems_that_stand_twice_are_left_out(corpora):
+    poems = load_corpus("chinese-poems")
+    assert 0.01 < describe("it", poems.train, "itself", poems.validation)[0] < 0.02
+    left, _ = check_run(Recipe(remove_overlap=True), poems, say=print)
+    assert describe("it", left.train, "itself", poems.validation)[0] == 0
+    assert len(left.train) > 0.99 * len(poems.train)
+    assert dataclasses.replace(left, training_text=None) == poems
