@@ -15,15 +15,16 @@ from space.writer import LONGEST_TEXT, answer, check_prompt, load, served_models
 from training.command import UserError, run_command
 
 INTRODUCTION = """# Ozymandias
-A transformer written from scratch. Give it an opening line and it writes on, a character at a time; or ask for
-*poetry*, or for *Oz*. It knows a few books and nothing else, and every message starts anew. Send one line to each of
-the five poetry models to see what every idea adds, from a table of letter pairs to a modern transformer.
+A transformer written from scratch. Give it an opening line and it writes on; or ask for *poetry*, for *Oz*, or for
+写一首五言绝句. It knows a few books and nothing else, and every message starts anew. Send one line to each of the five
+poetry models to see what every idea adds, from a table of letter pairs to a modern transformer.
 """
 EXAMPLES = [
     "Write me a poem",
     "Tell me a story of Oz",
     "The moon upon the water",
     "Dorothy looked at the Scarecrow and",
+    "写一首七言绝句，题目：月",
 ]
 CSS = """
 .gradio-container {max-width: 1200px !important; margin: 0 auto !important}
@@ -121,9 +122,9 @@ def generate(
     Args:
         prompt: an opening line, or a request such as "Write me a poem".
         model: the checkpoint to write with, for example "poetry-bigram"; empty takes the page's default.
-        temperature: 0 always takes the likeliest character, higher is bolder.
-        top_p: draw only from the likeliest characters that have this probability together.
-        length: characters to write.
+        temperature: 0 always takes the likeliest token, higher is bolder.
+        top_p: draw only from the likeliest tokens that have this probability together.
+        length: tokens to write.
         seed: the same seed gives the same text; 0 draws anew.
     """
     try:
@@ -133,13 +134,13 @@ def generate(
 
 
 def default_model() -> str:
-    """The key of the model that is picked at first: the one that was named, else the best on poetry.
+    """The key of the model that is picked at first: the one that was named, else the best of English.
 
     Raises:
         UserError: there is none.
     """
     models = served_models()
-    for key in ("named", "poetry-modern", *models):
+    for key in ("named", "english", "poetry-modern", *models):
         if key in models:
             return key
     raise UserError("there is no checkpoint to serve; name one: OZYMANDIAS_MODEL=FOLDER_OR_HUB_ID.")
@@ -186,9 +187,16 @@ def build_page() -> gr.Blocks:
                         *(0, 2, 0.8), step=0.05, label="Temperature", info="Lower is safer, 0 takes the likeliest."
                     ),
                     gr.Slider(
-                        *(0.05, 1, 0.95), step=0.05, label="Top-p", info="Leave out the tail of unlikely characters."
+                        *(0.05, 1, 0.95), step=0.05, label="Top-p", info="Leave out the tail of unlikely tokens."
                     ),
-                    gr.Slider(50, LONGEST_TEXT, 300, step=50, label="Length", info="Characters to write."),
+                    gr.Slider(
+                        50,
+                        LONGEST_TEXT,
+                        300,
+                        step=50,
+                        label="Length",
+                        info="Tokens to write: characters, or pieces of words.",
+                    ),
                     gr.Number(0, precision=0, label="Seed", info="The same seed gives the same text; 0 draws anew."),
                 ]
         writing = {

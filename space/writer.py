@@ -15,6 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from modeling import PRESETS  # this import also makes Ozymandias known to the Auto classes
 from training.command import UserError, in_one_line
 from training.generate import stream_text
+from training.quality import is_chinese
+from training.quatrains import request
 
 CHECKPOINTS = Path(__file__).with_name("checkpoints")
 EVOLUTION = tuple(PRESETS)
@@ -22,10 +24,18 @@ LONGEST_PROMPT = 2000  # characters
 LONGEST_TEXT = 1000  # new tokens
 BETWEEN_UPDATES = 0.05  # seconds: a browser need not draw every character
 TITLE_START = "\n\n"  # what a new poem or paragraph begins after
+# What the English model, which has read novels too, begins with: a poem after its number, a story with its heroine.
+ENGLISH_STARTS = {"poetry": "\n\n\n\n\nX.\n\n", "oz": "\n\nDorothy"}
 
 ASKS = r"(?:please\W+|(?:can|could|would|will) you\W+|i(?:'d| would) like\W+|i want\W+)*"
 VERB = r"(?:write|tell|give|show|sing|recite|make|compose|read|say)"
 POETRY, OZ = r"(?:poem|poems|poetry|verse|verses|sonnet)", r"(?:oz|wizard)"
+CHINESE_REQUEST = (
+    r"\W*(?:请|帮我|给我|为我|再)*\s*(?:写|作|赋|吟|来).{0,8}?(?:诗|绝句|五绝|七绝).{0,40}|\W*(?:五|七)言?绝句?.{0,20}"
+)
+SUBJECT = (
+    r"《(.{1,12}?)》|(?:题为|题目是|题目：|关于|咏|写一写)[“「]?(\w{1,8}?)(?:[”」]|的|[，。！？\s]|$)|[：:]\s*(\w{1,8})"
+)
 
 
 @dataclass(frozen=True)
@@ -46,8 +56,7 @@ def served_models() -> dict[str, Served]:
     if named := os.environ.get("OZYMANDIAS_MODEL"):
         source, _, revision = named.partition("@")
         models["named"] = Served(source, revision or None, source)
-    folders = [f"poetry-{step}" for step in EVOLUTION] + ["oz-modern"]
-    for name in folders:
+    for name in ("english", "chinese", *(f"poetry-{step}" for step in EVOLUTION)):
         folder = CHECKPOINTS / name
         if folder.is_dir():
             models[name] = Served(str(folder), None, label(name, folder))
@@ -59,9 +68,8 @@ def label(name: str, folder: Path) -> str:
     """`Poetry 4: gpt, 0.84M, loss 1.62`, with the number of parameters, from the run record beside the weights."""
     record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     corpus, _, step = name.partition("-")
-    number = f" {EVOLUTION.index(step) + 1}" if corpus == "poetry" else ""
-    size = f"{record['parameters'] / 1e6:.2f}M"
-    return f"{corpus.capitalize()}{number}: {step}, {size}, loss {record['best_validation_loss']:.2f}"
+    title = f"{corpus.capitalize()} {EVOLUTION.index(step) + 1}: {step}" if step else corpus.capitalize()
+    return f"{title}, {record['parameters'] / 1e6:.2f}M, loss {record['best_validation_loss']:.2f}"
 
 
 @lru_cache(maxsize=8)
@@ -92,12 +100,35 @@ def check_prompt(prompt: str) -> str:
 
 
 def asked_for(prompt: str) -> str:
-    """`"poetry"` or `"oz"` where the reader asks for one, such as "Write me a poem"; nothing for an opening line."""
+    """What the reader asks for: `"poetry"`, `"oz"` or `"chinese"`, as by "Write me a poem"; "" for an opening line."""
+    if re.fullmatch(CHINESE_REQUEST, prompt, re.S):
+        return "chinese"
     for corpus, words in (("oz", OZ), ("poetry", POETRY)):
         asked = rf"\W*{ASKS}{VERB}\b.*\b{words}\b.*"
         if re.fullmatch(rf"{asked}|\W*(?:{ASKS})(?:a|an|some|the)?\s*{words}\W*(?:please)?\W*", prompt, re.I | re.S):
             return corpus
     return ""
+
+
+def quatrain_request(prompt: str) -> str:
+    """How the Chinese model is asked for the quatrain that a reader wants: of five characters a line, or of seven."""
+    form = "七言绝句" if "七" in prompt else "五言绝句"
+    found = re.search(SUBJECT, prompt)
+    return TITLE_START + request(form, next(filter(None, found.groups())) if found else "春")
+
+
+def choose(prompt: str, key: str, models: dict[str, Served]) -> tuple[str, str, str]:
+    """The model that answers, what it is given, and what of that belongs to the answer."""
+    corpus = asked_for(prompt)
+    if (corpus == "chinese" or is_chinese([prompt])) and key not in ("chinese", "named") and "chinese" in models:
+        key = "chinese"
+    if corpus == "chinese":
+        return key, quatrain_request(prompt), ""
+    if corpus and key != "named" and not key.startswith(corpus) and "english" in models:
+        key = "english"
+    if corpus:
+        return key, ENGLISH_STARTS[corpus] if key == "english" else TITLE_START, ""
+    return key, prompt, prompt
 
 
 def answer(
@@ -106,10 +137,11 @@ def answer(
     """Yield the answer as it grows: the opening line and what the model writes on from it.
 
     Args:
-        prompt: an opening line, or a request for poetry or for Oz, which the model of that corpus answers.
+        prompt: an opening line, or a request for poetry, for Oz or, in Chinese, for a quatrain, which the model that
+            knows them answers. A Chinese line goes to the Chinese model.
         key: the model, a key of [`served_models`].
         temperature, top_p: see [`training.generate.stream_text`].
-        length: characters to write.
+        length: tokens to write: characters, or byte pairs.
         seed: the same seed gives the same text; 0 draws anew.
 
     Raises:
@@ -118,17 +150,14 @@ def answer(
     if problem := check_prompt(prompt):
         raise UserError(problem)
     models = served_models()
-    corpus = asked_for(prompt)
-    if corpus and not key.startswith(corpus) and f"{corpus}-modern" in models:
-        key = f"{corpus}-modern"
+    key, start, text = choose(prompt, key, models)
     if key not in models:
         raise UserError(f"there is no model '{key}'; pick one of {', '.join(models)}.")
     model, tokenizer = load(models[key])
-    text = "" if corpus else prompt
     pieces = stream_text(
         model,
         tokenizer,
-        prompt=TITLE_START if corpus else prompt,
+        prompt=start,
         max_new_tokens=max(1, min(int(length), LONGEST_TEXT)),
         temperature=max(0.0, temperature),
         top_p=min(max(top_p, 0.01), 1.0),

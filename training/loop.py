@@ -271,6 +271,7 @@ class Run:
             return
         best = load_model(self.output / BEST).to(self.accelerator.device)
         choose_kernels(best, self.accelerator.device, recipe.context)
+        self.record.best_scores["partial_validation_loss"] = self.record.best_loss
         self.record.best_loss = self.score(best, validation)
 
     def write_sample(self, model: PreTrainedModel) -> str:

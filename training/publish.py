@@ -33,10 +33,10 @@ from training.command import UserError, in_one_line, run_command
 PROJECT = Path(__file__).parent.parent
 CARD = Path(__file__).with_name("model_card.md")
 DOES = {
-    "next_token": "writes one character at a time",
+    "next_token": "writes on from a text",
     "masked": "fills gaps in a text, and gives each of its words a vector",
-    "next_passage": "reads a passage and writes the next one, a character at a time",
-    "copy": "copies what it reads, a character at a time",
+    "next_passage": "reads a passage and writes the next one",
+    "copy": "copies what it reads",
 }
 WAITS = (1, 3, 9)  # seconds before each further try
 
@@ -102,11 +102,13 @@ def model_card(record: dict, name: str, license: str, auto_class: str, certifica
     else:
         size = f"{corpus['characters']:,} characters"
         split = f"the first 90% of the characters train, the last 10% ({validation}) validate"
+    level = [] if recipe.get("tokenizer") == "bpe" else ["character-level"]
+    earlier = ", ".join(f"`{stage['name']}`" for stage in record.get("trained_on_before", []))
     data = ModelCardData(
         license=license,
         library_name="transformers",
         pipeline_tag="fill-mask" if auto_class == "AutoModelForMaskedLM" else "text-generation",
-        tags=["ozymandias", "character-level", "from-scratch", "custom_code"],
+        tags=["ozymandias", *level, "from-scratch", "custom_code"],
     )
     return ModelCard.from_template(
         data,
@@ -120,6 +122,7 @@ def model_card(record: dict, name: str, license: str, auto_class: str, certifica
         context=recipe["context"],
         parameters=f"{record['parameters']:,}",
         corpus=corpus["name"],
+        earlier=earlier,
         source=corpus["source"],
         size=size,
         split=split,

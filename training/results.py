@@ -50,10 +50,8 @@ def read_records(folders: list[Path]) -> list[tuple[str, dict]]:
 
 
 def evolution() -> list[tuple[str, dict]]:
-    """The records of the decoders in the repository."""
-    records = read_records([path.parent for path in (PROJECT / "space" / "checkpoints").glob("*/run.json")])
-    # A record without a task is from before there was more than one.
-    return [(name, record) for name, record in records if record["recipe"].get("task", "next_token") == "next_token"]
+    """The records of the five steps in the repository."""
+    return read_records([PROJECT / "space" / "checkpoints" / f"poetry-{step}" for step in ORDER])
 
 
 def table(records: list[tuple[str, dict]]) -> str:

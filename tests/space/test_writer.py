@@ -3,8 +3,9 @@ import shutil
 import pytest
 
 from space import writer
-from space.writer import EVOLUTION, LONGEST_PROMPT, answer, asked_for, check_prompt, served_models
+from space.writer import EVOLUTION, LONGEST_PROMPT, answer, asked_for, check_prompt, quatrain_request, served_models
 from training.command import UserError
+from training.quality import is_chinese
 
 
 @pytest.mark.parametrize(
@@ -21,6 +22,11 @@ from training.command import UserError
         ("The poem was long", ""),
         ("Shall I compare thee", ""),
         ("Tell me, where is fancy bred", ""),
+        ("写一首五言绝句", "chinese"),
+        ("请写一首七言绝句，题目：月", "chinese"),
+        ("七绝《山行》", "chinese"),
+        ("春眠不觉晓，", ""),
+        ("写作业好难", ""),
         ("", ""),
     ],
 )
@@ -33,24 +39,45 @@ def test_a_long_prompt_is_sorted_quickly():
     assert asked_for("please " * 300 + "write " * 300) == ""
 
 
-def test_the_five_steps_and_oz_are_served():
+def test_the_five_steps_and_the_two_best_are_served():
     models = served_models()
-    assert [f"poetry-{step}" for step in EVOLUTION] == [key for key in models if key.startswith("poetry")]
-    assert "oz-modern" in models
+    assert list(models) == ["english", "chinese", *(f"poetry-{step}" for step in EVOLUTION)]
     assert "loss" in models["poetry-bigram"].label
 
 
-@pytest.mark.parametrize("key", [f"poetry-{step}" for step in EVOLUTION] + ["oz-modern"])
+@pytest.mark.parametrize("key", ["english", *(f"poetry-{step}" for step in EVOLUTION)])
 def test_every_served_model_answers_past_its_context(key):
-    *_, text = answer("The moon", key, length=150, seed=3)
+    length = 300 if key == "english" else 150
+    *_, text = answer("The moon", key, length=length, seed=3)
     assert text.startswith("The moon")
-    assert 100 < len(text) <= 158
-    assert text == list(answer("The moon", key, length=150, seed=3))[-1]
+    assert len(text) > 100
+    assert text == list(answer("The moon", key, length=length, seed=3))[-1]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "subject"),
+    [
+        ("写一首五言绝句", "五言绝句：春"),
+        ("请写一首七言绝句，题目：月", "七言绝句：月"),
+        ("来一首关于秋天的诗", "五言绝句：秋天"),
+        ("七绝《山行》", "七言绝句：山行"),
+    ],
+)
+def test_a_quatrain_is_asked_for_as_the_model_learned_it(prompt, subject):
+    assert quatrain_request(prompt) == f"\n\n{subject}\n"
+
+
+def test_chinese_is_answered_by_the_chinese_model():
+    *_, poem = answer("写一首七言绝句，题目：月", "english", length=60, seed=5)
+    assert is_chinese([poem])
+    *_, line = answer("明月松间", "poetry-gpt", length=20, seed=5)
+    assert line.startswith("明月松间")
+    assert is_chinese([line])
 
 
 def test_a_request_is_answered_by_the_model_of_its_corpus():
-    *_, poem = answer("Write me a poem", "oz-modern", length=60, seed=5)
-    *_, same = answer("poetry", "poetry-modern", length=60, seed=5)
+    *_, poem = answer("Write me a poem", "chinese", length=60, seed=5)
+    *_, same = answer("poetry", "english", length=60, seed=5)
     assert poem == same
     *_, story = answer("Tell me about Oz", "poetry-gpt", length=60, seed=5)
     assert story != poem

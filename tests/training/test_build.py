@@ -140,7 +140,9 @@ def test_a_part_is_scored_on_the_way_and_the_whole_at_the_end(tmp_path):
     scored = [line["validation_loss"] for line in lines if "validation_loss" in line]
     assert min(scored) == pytest.approx(validation_loss(model, tokenizer, validation[:300]), rel=1e-4)
     whole = validation_loss(model, tokenizer, validation)
-    assert record_of(tmp_path / "run")["best_validation_loss"] == pytest.approx(whole, rel=1e-4)
+    record = record_of(tmp_path / "run")
+    assert record["best_validation_loss"] == pytest.approx(whole, rel=1e-4)
+    assert record["partial_validation_loss"] == min(scored)
 
 
 def test_evaluate_prints_what_samples_are_worth(base):

@@ -1,4 +1,3 @@
-import dataclasses
 import json
 
 import pytest
@@ -111,9 +110,10 @@ def test_no_corpus_trains_on_what_another_is_scored_on(corpora, train):
 @pytest.mark.corpora
 @pytest.mark.slow
 def test_poems_that_stand_twice_are_left_out(corpora):
-    poems = load_corpus("chinese-poems")
-    assert 0.01 < describe("it", poems.train, "itself", poems.validation)[0] < 0.02
-    left, _ = check_run(Recipe(remove_overlap=True), poems, say=print)
-    assert describe("it", left.train, "itself", poems.validation)[0] == 0
-    assert len(left.train) > 0.99 * len(poems.train)
-    assert dataclasses.replace(left, training_text=None) == poems
+    poems = Corpus("poems", (load_corpus("chinese-poems").text[-4_000_000:],))
+    told = []
+    check_run(Recipe(), poems, say=told.append)
+    assert "the loss flatters" in told[-1]
+    left, _ = check_run(Recipe(remove_overlap=True), poems, say=told.append)
+    assert "shares no passage" in told[-1]
+    assert 0.98 < len(left.train) / len(poems.train) < 1

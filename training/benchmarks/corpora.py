@@ -1,0 +1,142 @@
+"""The table of results: every corpus, beside what was published on it, nanoGPT and a compressor.
+
+    python -m training.benchmarks.corpora            # print the table, from the records in the project
+    python -m training.benchmarks.corpora --rerun    # train what is not in runs/ yet (hours), score, and record it
+    python -m training.benchmarks.corpora --write    # and put the table into README.md
+
+A row is the fine-tuned model of a corpus, scored over the whole validation split of this one. Its tokens and seconds
+are those of fine-tuning, and in brackets those of the pre-training that it starts from.
+"""
+
+import argparse
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import AutoTokenizer
+
+from modeling.conversion import load_model
+from training.checkpoints import RECORD
+from training.command import UserError, run_command
+from training.compressor import ppmd_loss
+from training.corpora import load_corpus
+from training.evaluate import score_text
+from training.kernels import choose_kernels
+from training.recipe import load_recipe
+from training.results import PROJECT, one_line, write_between
+
+RUNS, RECORDS = Path("runs"), Path(__file__).with_name("records")
+BEGIN, END = "<!-- corpora: written by python -m training.benchmarks.corpora -->", "<!-- end of corpora -->"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A corpus, the recipes of its model in their order, and the figures to compare it with, in nats per character.
+
+    The published ones are of the tutorials that train on the corpus, nanoGPT's of its configuration for small runs on a
+    CPU (0.80M parameters), both on this split; `order` is the one by which PPMd is best.
+    """
+
+    corpus: str
+    recipes: tuple[str, ...]
+    order: int
+    published: str = ""
+    nanogpt: str = ""
+
+
+ROWS = (
+    Row("oz", ("english-base", "english-oz"), order=8, published="target leaked", nanogpt="1.5004"),
+    Row("poetry", ("english-base", "english-poetry"), order=5, published="about 2.0", nanogpt="1.7469"),
+    Row("shijing", ("chinese-base", "chinese-shijing"), order=14, published="9.0820"),
+    Row("lunyu", ("chinese-base", "chinese-lunyu"), order=6, published="8.2385"),
+    Row("chinese-poems", ("chinese-base", "chinese"), order=12, published="4.5358"),
+)
+
+
+def record_row(row: Row) -> None:
+    """Train what is missing of a row, score it, and keep the records of its runs."""
+    from training.loop import train
+
+    for name in row.recipes:
+        train(load_recipe(name), RUNS / name)
+    best = RUNS / row.recipes[-1] / "best"
+    model, tokenizer = load_model(best), AutoTokenizer.from_pretrained(best)
+    choose_kernels(model, model.device, model.config.max_position_embeddings)
+    corpus = load_corpus(row.corpus)
+    loss, accuracy = score_text(model, tokenizer, corpus.validation)
+    ppmd, order = ppmd_loss(corpus, [row.order])
+    figures = {
+        "corpus": corpus.figures(),
+        "loss": loss,
+        "accuracy": accuracy,
+        "ppmd": ppmd,
+        "ppmd_order": order,
+        "stages": [json.loads((RUNS / name / RECORD).read_text(encoding="utf-8")) for name in row.recipes],
+    }
+    RECORDS.mkdir(exist_ok=True)
+    (RECORDS / f"{row.corpus}.json").write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
+
+
+def table(rows: tuple[Row, ...] = ROWS) -> str:
+    """One row a corpus that has a record, in Markdown.
+
+    Raises:
+        UserError: there is no record at all.
+    """
+    lines = [
+        "| corpus | characters | vocabulary | model | parameters | tokens | seconds | train | **validation** | bits | "
+        "top-1 | published | nanoGPT | PPMd | a sample |",
+        "|---|--:|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|",
+    ]
+    for row in rows:
+        path = RECORDS / f"{row.corpus}.json"
+        if path.is_file():
+            lines.append(table_row(row, json.loads(path.read_text(encoding="utf-8"))))
+    if len(lines) == 2:
+        raise UserError(f"there are no records in {RECORDS}; give --rerun.")
+    return "\n".join(lines)
+
+
+def table_row(row: Row, figures: dict) -> str:
+    base, last = figures["stages"][0], figures["stages"][-1]
+    recipe = base["recipe"]
+    shape = f"{recipe['model']['num_hidden_layers']} x {recipe['model']['hidden_size']}, {recipe['context']}"
+    kind = "byte pairs" if recipe["tokenizer"] == "bpe" else "characters"
+    cells = [
+        f"`{row.corpus}`",
+        f"{figures['corpus']['characters']:,}",
+        f"{last['vocabulary']:,} {kind}",
+        shape,
+        f"{last['parameters'] / 1e6:.1f}M",
+        f"{last['tokens'] / 1e6:.1f}M ({base['tokens'] / 1e6:.0f}M)",
+        f"{last['training_seconds']:,.0f} ({base['training_seconds']:,.0f})",
+        f"{last['train_loss']:.3f}",
+        f"**{figures['loss']:.4f}**",
+        f"{figures['loss'] / math.log(2):.3f}",
+        f"{figures['accuracy']:.1%}",
+        row.published,
+        row.nanogpt,
+        f"{figures['ppmd']:.4f}",
+        one_line(last["sample"]),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rerun", action="store_true", help="train, score and record anew what is not in runs/")
+    parser.add_argument("--only", nargs="*", metavar="CORPUS", help="of these corpora alone")
+    parser.add_argument("--write", action="store_true", help="write the table into README.md")
+    arguments = parser.parse_args()
+    rows = tuple(row for row in ROWS if not arguments.only or row.corpus in arguments.only)
+    if arguments.rerun:
+        for row in rows:
+            record_row(row)
+    print(table())
+    if arguments.write:
+        write_between(PROJECT / "README.md", BEGIN, END, table())
+
+
+if __name__ == "__main__":
+    run_command(main)
