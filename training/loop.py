@@ -269,6 +269,7 @@ class Run:
         recipe, validation = self.recipe, self.corpus.validation
         if recipe.validation_characters is None or recipe.validation_characters >= len(validation):
             return
+        self.accelerator.wait_for_everyone()  # the main process may still be writing it
         best = load_model(self.output / BEST).to(self.accelerator.device)
         choose_kernels(best, self.accelerator.device, recipe.context)
         self.record.best_scores["partial_validation_loss"] = self.record.best_loss

@@ -141,7 +141,8 @@ def check_run(recipe: Recipe, corpus: Corpus, say: Callable[[str], None]) -> tup
         if before is None or before.sha256 != stage["sha256"]:
             say(f"{recipe.start_from} was trained on {stage['name']}, which is not here to be compared")
             continue
-        share, found = describe(before.name, before.train, corpus.name, corpus.validation)
+        train = without_shared(before.train, before.validation) if stage.get("overlap_removed") else before.train
+        share, found = describe(before.name, train, corpus.name, corpus.validation)
         if share > TOLERATED and before.sha256 != corpus.sha256:
             raise UserError(f"{found}; start from a checkpoint that has not seen them.")
         say(found)
@@ -149,11 +150,16 @@ def check_run(recipe: Recipe, corpus: Corpus, say: Callable[[str], None]) -> tup
 
 
 def trained_on(checkpoint: str | None) -> list[dict]:
-    """The corpora that a checkpoint has seen, first to last: `name` and `sha256`, from the run record beside it."""
+    """The corpora that a checkpoint has seen, first to last, from the run record beside it.
+
+    Each is a `name` and a `sha256`, with `overlap_removed` where its training left out what its validation split has.
+    """
     if not checkpoint or (path := record_path(Path(checkpoint))) is None:
         return []
     record = json.loads(path.read_text(encoding="utf-8"))
     last = {"name": record["recipe"]["corpus"], "sha256": record["corpus"]["sha256"]}
+    if record["recipe"].get("remove_overlap"):
+        last["overlap_removed"] = True
     return [*record.get("trained_on_before", []), last]
 
 

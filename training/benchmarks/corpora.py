@@ -46,8 +46,8 @@ class Row:
 
 
 ROWS = (
-    Row("oz", ("english-base", "english-oz"), order=8, published="target leaked", nanogpt="1.5004"),
-    Row("poetry", ("english-base", "english-poetry"), order=5, published="about 2.0", nanogpt="1.7469"),
+    Row("oz", ("english-base", "english"), order=8, published="target leaked", nanogpt="1.5004"),
+    Row("poetry", ("english-base", "english"), order=5, published="about 2.0", nanogpt="1.7469"),
     Row("shijing", ("chinese-base", "chinese-shijing"), order=14, published="9.0820"),
     Row("lunyu", ("chinese-base", "chinese-lunyu"), order=6, published="8.2385"),
     Row("chinese-poems", ("chinese-base", "chinese"), order=12, published="4.5358"),
