@@ -15,16 +15,15 @@ from space.writer import LONGEST_TEXT, answer, check_prompt, load, served_models
 from training.command import UserError, run_command
 
 INTRODUCTION = """# Ozymandias
-A transformer written from scratch. Give it an opening line and it writes on; or ask for *poetry*, for *Oz*, or for
-写一首五言绝句. It knows a few books and nothing else, and every message starts anew. Send one line to each of the five
-poetry models to see what every idea adds, from a table of letter pairs to a modern transformer.
+A transformer written from scratch. Give it an opening line and it writes on; or ask for *poetry*, or for *Oz*.
+It knows a few books and nothing else, and every message starts anew. Send one line to each of the five poetry models to
+see what every idea adds, from a table of letter pairs to a modern transformer.
 """
 EXAMPLES = [
     "Write me a poem",
     "Tell me a story of Oz",
     "The moon upon the water",
     "Dorothy looked at the Scarecrow and",
-    "写一首七言绝句，题目：月",
 ]
 CSS = """
 .gradio-container {max-width: 1200px !important; margin: 0 auto !important}

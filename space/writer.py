@@ -120,6 +120,8 @@ def quatrain_request(prompt: str) -> str:
 def choose(prompt: str, key: str, models: dict[str, Served]) -> tuple[str, str, str]:
     """The model that answers, what it is given, and what of that belongs to the answer."""
     corpus = asked_for(prompt)
+    if corpus == "chinese" and "chinese" not in models:
+        corpus = ""
     if (corpus == "chinese" or is_chinese([prompt])) and key not in ("chinese", "named") and "chinese" in models:
         key = "chinese"
     if corpus == "chinese":

@@ -1,6 +1,6 @@
 """Quatrains: four lines of five or of seven Chinese characters, asked for by name.
 
-    python -m training.quatrains space/checkpoints/chinese     # how many of 200 samples have the form
+    python -m training.quatrains runs/chinese/best     # how many of 200 samples have the form
 
 A model learns what it is asked for from poems that carry the name of their form before their title. They are the
 quatrains of the training split of `chinese-poems`, so that nothing that a model is scored on is among them.
