@@ -52,12 +52,13 @@ def test_bytes_of_an_unknown_character_count_as_one_character():
     assert validation_loss(model, tokenizer, "a诗") == pytest.approx(3 * math.log(len(tokenizer)), abs=1e-4)
 
 
-def test_shares_of_several_processes_add_up_and_the_mode_is_kept():
+def test_shares_of_several_processes_add_up_and_the_mode_is_kept(monkeypatch):
     text = "the moon upon the water, and the water on the stone. " * 5
     model, tokenizer = model_and_tokenizer(text)
     model.train()
     whole = validation_loss(model, tokenizer, text)
-    shares = [validation_loss(model, tokenizer, text, batch_size=2, process=p, processes=3) for p in range(3)]
+    monkeypatch.setattr("training.evaluate.LOGITS", 1)  # one window at a time
+    shares = [validation_loss(model, tokenizer, text, process=p, processes=3) for p in range(3)]
     assert sum(shares) == pytest.approx(whole, rel=1e-5)
     assert model.training
 
