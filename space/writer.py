@@ -24,8 +24,9 @@ LONGEST_PROMPT = 2000  # characters
 LONGEST_TEXT = 1000  # new tokens
 BETWEEN_UPDATES = 0.05  # seconds: a browser need not draw every character
 TITLE_START = "\n\n"  # what a new poem or paragraph begins after
-# What the English model, which has read novels too, begins with: a poem after its number, a story with its heroine.
-ENGLISH_STARTS = {"poetry": "\n\n\n\n\nX.\n\n", "oz": "\n\nDorothy"}
+# What the English model, which has read novels too, begins with, and what of that the reader sees: a poem comes after a
+# number, a story begins with its heroine.
+ENGLISH_STARTS = {"poetry": ("\n\n\n\n\nX.\n\n", ""), "oz": ("\n\nDorothy", "Dorothy")}
 
 ASKS = r"(?:please\W+|(?:can|could|would|will) you\W+|i(?:'d| would) like\W+|i want\W+)*"
 VERB = r"(?:write|tell|give|show|sing|recite|make|compose|read|say)"
@@ -128,8 +129,10 @@ def choose(prompt: str, key: str, models: dict[str, Served]) -> tuple[str, str, 
         return key, quatrain_request(prompt), ""
     if corpus and key != "named" and not key.startswith(corpus) and "english" in models:
         key = "english"
+    if corpus and key == "english":
+        return key, *ENGLISH_STARTS[corpus]
     if corpus:
-        return key, ENGLISH_STARTS[corpus] if key == "english" else TITLE_START, ""
+        return key, TITLE_START, ""
     return key, prompt, prompt
 
 

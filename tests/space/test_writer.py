@@ -82,6 +82,7 @@ def test_a_request_is_answered_by_the_model_of_its_corpus():
     assert poem == same
     *_, story = answer("Tell me about Oz", "poetry-gpt", length=60, seed=5)
     assert story != poem
+    assert story.startswith("Dorothy")
     assert "poem" not in poem[:20]
 
 
