@@ -24,6 +24,7 @@ WORD = (
     rf"['’](?:s|t|re|ve|m|ll|d)(?![\p{{L}}\p{{N}}])|[{HAN}]| ?(?:(?![{HAN}])\p{{L}})+| ?\p{{N}}+| ?[^\s\p{{L}}\p{{N}}]+"
     r"|\n+|[^\S\n]+(?!\S)|[^\S\n]+"
 )
+VOCAB_SIZE = 1024  # tokens, where nobody says how many
 BYTE_OF = {character: byte for byte, character in bytes_to_unicode().items()}  # `Ġ` is 32
 PRE_TOKENIZER = pre_tokenizers.Sequence(
     [

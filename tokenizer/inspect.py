@@ -12,7 +12,7 @@ from pathlib import Path
 import regex
 from transformers import PreTrainedTokenizerFast
 
-from .bpe import WORD
+from .bpe import VOCAB_SIZE, WORD
 from .byte_pairs import BytePairs
 from .encode import token_bytes
 
@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("text", help="the text to cut")
     parser.add_argument("--tokenizer", default=str(ENGLISH), help="a folder or Hub id (default: the English model's)")
     parser.add_argument("--learn", type=Path, metavar="FILE", help="learn a byte-pair encoding from this text instead")
-    parser.add_argument("--vocab_size", type=int, default=1024, help="of what is learned (default %(default)s)")
+    parser.add_argument("--vocab_size", type=int, default=VOCAB_SIZE, help="of what is learned (default %(default)s)")
     arguments = parser.parse_args()
     if arguments.learn:
         try:

@@ -7,7 +7,7 @@ python -m tokenizer.train my.txt --output my-tokenizer --kind bpe --vocab_size 2
 import argparse
 from pathlib import Path
 
-from .bpe import build_bpe_tokenizer
+from .bpe import VOCAB_SIZE, build_bpe_tokenizer
 from .character import build_character_tokenizer
 
 
@@ -16,12 +16,12 @@ def main() -> None:
     parser.add_argument("text", type=Path, help="a UTF-8 text")
     parser.add_argument("--output", type=Path, required=True, help="the folder to save the tokenizer in")
     parser.add_argument("--kind", choices=("character", "bpe"), default="character", help="default %(default)s")
-    parser.add_argument("--vocab_size", type=int, help="tokens (default: every character, or 1024 for bpe)")
+    parser.add_argument("--vocab_size", type=int, help=f"tokens (default: every character, or {VOCAB_SIZE} for bpe)")
     arguments = parser.parse_args()
     try:
         text = arguments.text.read_text(encoding="utf-8")
         if arguments.kind == "bpe":
-            tokenizer = build_bpe_tokenizer(text, arguments.vocab_size or 1024)
+            tokenizer = build_bpe_tokenizer(text, arguments.vocab_size or VOCAB_SIZE)
         else:
             tokenizer = build_character_tokenizer(text, arguments.vocab_size)
         tokenizer.save_pretrained(arguments.output)

@@ -13,10 +13,9 @@ from modeling import OzymandiasConfig, preset_config
 from modeling.conversion import load_model
 from modeling.modeling_ozymandias import model_class
 from tokenizer import build_bpe_tokenizer, build_character_tokenizer
+from tokenizer.bpe import VOCAB_SIZE
 from training.command import UserError, in_one_line
 from training.recipe import Recipe
-
-BPE_TOKENS = 1024  # of a vocabulary whose size is not given
 
 
 def build_tokenizer(recipe: Recipe, text: str) -> PreTrainedTokenizerBase:
@@ -30,7 +29,7 @@ def build_tokenizer(recipe: Recipe, text: str) -> PreTrainedTokenizerBase:
             return AutoTokenizer.from_pretrained(recipe.start_from)
         with_mask = recipe.task == "masked"
         if recipe.tokenizer == "bpe":
-            return build_bpe_tokenizer(text, recipe.vocab_size or BPE_TOKENS, with_mask)
+            return build_bpe_tokenizer(text, recipe.vocab_size or VOCAB_SIZE, with_mask)
         return build_character_tokenizer(text, recipe.vocab_size, with_mask)
     except (OSError, ValueError) as error:
         raise UserError(f"the tokenizer cannot be had: {in_one_line(error)}") from None

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from training.command import UserError
 
-WORD = re.compile(r"[\u3400-\u9fff\U00020000-\U0003ffff]|[^\W\d_]+(?:['’][^\W\d_]+)*")
-HAN = re.compile(r"[\u3400-\u9fff\U00020000-\U0003ffff]")
+HAN = r"[\u3400-\u9fff\U00020000-\U0003ffff]"
+WORD = re.compile(rf"{HAN}|[^\W\d_]+(?:['’][^\W\d_]+)*")
 PART = 1 << 20  # characters looked through at once
 GRAM = 8  # words in a row that two texts have in common by copying, and hardly by chance
 
@@ -57,7 +57,7 @@ def measure_quality(samples: list[str], training_texts: list[str]) -> Quality:
 
 def is_chinese(samples: list[str]) -> bool:
     text = "".join(samples)
-    return len(HAN.findall(text)) > len(text) / 2
+    return len(re.findall(HAN, text)) > len(text) / 2
 
 
 def share(part: int, whole: list) -> float:

@@ -2,8 +2,8 @@
 
     python -m training.quatrains runs/chinese/best     # how many of 200 samples have the form
 
-A model learns what it is asked for from poems that carry the name of their form before their title. They are the
-quatrains of the training split of `chinese-poems`, so that nothing that a model is scored on is among them.
+A model learns what it is asked for from poems that carry the name of their form before their title: the corpus
+`quatrains` has those of `chinese-poems`, each in the split that it is in there.
 """
 
 import argparse
@@ -14,9 +14,9 @@ from tqdm import tqdm
 from transformers import AutoTokenizer
 
 from training.command import UserError, run_command
+from training.quality import HAN
 
 FORMS = {"五言绝句": 5, "七言绝句": 7}
-HAN = r"[\u3400-\u9fff\U00020000-\U0003ffff]"
 # What the samples are asked to be about.
 SUBJECTS = list("春夏秋冬月雪雨风山江松竹梅柳莲雁酒琴梦别归夜")
 

@@ -9,7 +9,6 @@ same command is given again; what is finished is not trained anew. `sweep.md` ha
 
 import argparse
 import json
-import math
 from itertools import product
 from pathlib import Path
 from statistics import mean
@@ -34,7 +33,7 @@ def parse_vary(text: str) -> list[tuple[str, str]]:
 
 
 def folder_name(setting: tuple[tuple[str, str], ...]) -> str:
-    return ",".join(f"{field}={value}".replace("/", "_") for field, value in setting) or "as it is"
+    return ",".join(f"{field}={value}".replace("/", "_") for field, value in setting)
 
 
 def read_losses(folder: Path, seeds: list[str]) -> list[float]:
@@ -103,7 +102,7 @@ def main() -> None:
             results[name] = losses
             write_table(output, f"`{arguments.recipe}` on {recipe.corpus}, {recipe.steps:,} steps", results)
     if results:
-        best = min(results, key=lambda name: mean(results[name]) if results[name] else math.inf)
+        best = min(results, key=lambda name: mean(results[name]))
         print(f"\nbest: {best}, {mean(results[best]):.4f} nats per character; all of them: {output / TABLE}")
 
 

@@ -133,9 +133,10 @@ def main() -> None:
     if arguments.rerun:
         for row in rows:
             record_row(row)
-    print(table())
+    text = table()
+    print(text)
     if arguments.write:
-        write_between(PROJECT / "README.md", BEGIN, END, table())
+        write_between(PROJECT / "README.md", BEGIN, END, text)
 
 
 if __name__ == "__main__":
