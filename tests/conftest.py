@@ -45,7 +45,7 @@ def corpora() -> Path:
 
 
 def run(*arguments, check: bool = True, timeout: int = 300, **environment) -> subprocess.CompletedProcess:
-    """Run `python ARGUMENTS` in the project, as a user would."""
+    """Run `python ARGUMENTS` in the project, as a user would; `forks.run_forked` does not wait for the libraries."""
     done = subprocess.run(
         [sys.executable, *map(str, arguments)],
         cwd=environment.pop("cwd", PROJECT),
@@ -107,6 +107,13 @@ def trained(tmp_path_factory) -> Path:
     from training.recipe import load_recipe
 
     folder = tmp_path_factory.mktemp("runs") / "trained"
-    settings = {"steps": 40, "evaluate_every": 20, "checkpoint_every": 20, "warmup_steps": 4, "sample_length": 20}
+    settings = {
+        "steps": 40,
+        "evaluate_every": 20,
+        "checkpoint_every": 20,
+        "warmup_steps": 4,
+        "sample_length": 20,
+        "snapshots": [0, 20],
+    }
     train(load_recipe("smoke", [(name, str(value)) for name, value in settings.items()]), folder)
     return folder

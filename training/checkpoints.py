@@ -13,13 +13,15 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, set_seed
 from safetensors import SafetensorError
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from modeling.conversion import load_model
 from training import sharded
 from training.command import UserError, in_one_line
 
 UNFINISHED, REPLACED = ".unfinished", ".replaced"
-STATE, RECORD = "state.json", "run.json"
+STATE, RECORD, METRICS, SNAPSHOTS, BEST = "state.json", "run.json", "metrics.jsonl", "snapshots", "best"
 
 
 @contextmanager
@@ -77,15 +79,64 @@ def save_model(
         weights: the model's whole `state_dict`, where the model itself holds only shards of it.
         half: store the weights in half precision. The config still says float32, so that they compute in it.
     """
-    if weights is None:
-        weights = model.state_dict()
-    else:
+    if weights is not None:
         model = sharded.shell_of(model)
-    weights = {name: weight.half() if half else weight for name, weight in weights.items()}
-    for tied in model.all_tied_weights_keys:
-        del weights[tied]  # the token embeddings under another name
-    model.save_pretrained(folder, state_dict=weights)
+    model.save_pretrained(folder, state_dict=stored_weights(model, weights, half))
     tokenizer.save_pretrained(folder)
+
+
+def stored_weights(
+    model: PreTrainedModel, weights: dict[str, torch.Tensor] | None, half: bool
+) -> dict[str, torch.Tensor]:
+    """The weights of a model, or those given in their place, without what is the token embeddings by another name."""
+    tied = model.all_tied_weights_keys
+    weights = model.state_dict() if weights is None else weights
+    return {name: weight.half() if half else weight for name, weight in weights.items() if name not in tied}
+
+
+def save_snapshot(run: Path, step: int, model: PreTrainedModel, weights: dict[str, torch.Tensor] | None = None) -> None:
+    """Write `snapshots/STEP.safetensors`: the weights alone, in half precision; `weights` as for [`save_model`].
+
+    Raises:
+        UserError: the disk does not take it.
+    """
+    path = run / SNAPSHOTS / f"{step:06}.safetensors"
+    path.parent.mkdir(exist_ok=True)
+    unfinished = path.with_name(path.name + UNFINISHED)
+    try:
+        save_file(stored_weights(model, weights, half=True), unfinished)
+        unfinished.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"{path} could not be written ({in_one_line(error)}); free some space and try again."
+        ) from error
+
+
+def list_snapshots(folder: Path) -> dict[int, Path]:
+    """The snapshots of a run, by their steps, first to last."""
+    return {int(path.stem): path for path in sorted((folder / SNAPSHOTS).glob("*.safetensors"))}
+
+
+def load_snapshot(model: PreTrainedModel, path: Path) -> None:
+    """Give a model the weights of a snapshot of its run."""
+    missing, unexpected = model.load_state_dict(load_file(path), strict=False)
+    if unexpected or set(missing) - set(model.all_tied_weights_keys):
+        raise UserError(f"{path} is not a snapshot of this model; take one of the same run.")
+
+
+def load_trained(checkpoint: str | Path) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    """The tokenizer and the model, in evaluation mode, of a folder as [`save_model`] writes it, or of a Hub id.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(checkpoint), load_model(checkpoint)
+    except Exception as error:  # transformers and safetensors each have their own for a bad checkpoint
+        raise UserError(
+            f"{checkpoint} cannot be loaded ({in_one_line(error)[:200]}); give the folder of a whole checkpoint, such "
+            "as runs/NAME/best, or a Hub id."
+        ) from error
 
 
 def record_path(checkpoint: Path) -> Path | None:

@@ -16,7 +16,16 @@ from transformers.utils.logging import disable_progress_bar
 from modeling.conversion import load_model
 from tokenizer import encode_text
 from training.build import build_accelerator, build_model, build_tokenizer, generation_config, model_config
-from training.checkpoints import list_checkpoints, load_checkpoint, recover, save_checkpoint, save_model, writing
+from training.checkpoints import (
+    BEST,
+    list_checkpoints,
+    load_checkpoint,
+    recover,
+    save_checkpoint,
+    save_model,
+    save_snapshot,
+    writing,
+)
 from training.corpora import load_corpus
 from training.data import IGNORED, TASKS, Copy, Windows, encode, mask_spans
 from training.evaluate import expert_load, score_copies, validation_loss
@@ -25,7 +34,7 @@ from training.kernels import choose_kernels, compiled
 from training.optimizers import build_optimizers, learning_rate_share
 from training.overlap import check_run, trained_on
 from training.recipe import Recipe
-from training.record import BEST, RunRecord, open_run
+from training.record import RunRecord, open_run
 from training.stream import Stream, load_stream
 
 LARGE_VOCABULARY = 8192  # tokens, from which on the logits of a batch take more memory than they save time
@@ -39,7 +48,7 @@ def train(recipe: Recipe, output: Path, overwrite: bool = False, dry_run: bool =
     """
     disable_progress_bar()  # saving has one of its own, which would break ours
     logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)  # it warns of tied weights at every checkpoint
-    run = Run(recipe, output)
+    run = Run(recipe, output, overwrite)
     if run.main:
         print(run.plan())
     if dry_run or run.open(overwrite):
@@ -63,7 +72,7 @@ def run_to_end(run: "Run") -> None:
         losses.append(run.step())
         bar.update()
         last = record.step == recipe.steps
-        evaluation = last or record.step % recipe.evaluate_every == 0
+        evaluation = last or record.step % recipe.evaluate_every == 0 or record.step in recipe.snapshots
         checkpoint = last or record.step % recipe.checkpoint_every == 0
         if evaluation or checkpoint or record.step % recipe.log_every == 0:
             # Reading a loss waits for the device, so it is done here and not in every step.
@@ -85,7 +94,7 @@ def run_to_end(run: "Run") -> None:
 class Run:
     """What a run is made of: the corpus as batches, the model, the optimizers, and the record of how it went."""
 
-    def __init__(self, recipe: Recipe, output: Path):
+    def __init__(self, recipe: Recipe, output: Path, overwrite: bool = False):
         model_config(recipe, vocab_size=1)  # refuses a wrong preset or field before the corpus is loaded
         self.recipe, self.output = recipe, output
         self.accelerator = build_accelerator(recipe, output)
@@ -94,7 +103,8 @@ class Run:
             self.corpus, earlier = load_stream(recipe), trained_on(recipe.start_from)
         else:
             corpus = load_corpus(recipe.corpus, recipe.accept_changed_corpus, recipe.text_column)
-            self.corpus, earlier = check_run(recipe, corpus, say=self.accelerator.print)
+            resumed = bool(list_checkpoints(output)) and not overwrite
+            self.corpus, earlier = check_run(recipe, corpus, self.accelerator.print, resumed)
         self.tokenizer = build_tokenizer(recipe, self.corpus.train)
         self.batches = self.build_batches()
         set_seed(recipe.seed)
@@ -251,11 +261,13 @@ class Run:
             tqdm.write(
                 f"\nstep {record.step:,}: validation loss {loss:.4f} nats per character{more}\n{sample.strip()}\n"
             )
-        if record.log_evaluation(loss, sample, **scores):
-            weights = self.accelerator.get_state_dict(self.model) if self.sharded else None
-            if self.main:
-                with writing(self.output / BEST) as folder:
-                    save_model(folder, model, self.tokenizer, weights=weights)
+        better, snapshot = record.log_evaluation(loss, sample, **scores), record.step in recipe.snapshots
+        weights = self.accelerator.get_state_dict(self.model) if self.sharded and (better or snapshot) else None
+        if better and self.main:
+            with writing(self.output / BEST) as folder:
+                save_model(folder, model, self.tokenizer, weights=weights)
+        if snapshot and self.main:
+            save_snapshot(self.output, record.step, model, weights)
         record.save()
         model.train()
 

@@ -22,12 +22,11 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, ModelCard, ModelCardData, metadata_load, metadata_save
 from huggingface_hub.errors import HfHubHTTPError
-from transformers import AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from modeling.conversion import load_model
 from modeling.verify import as_table, certify
-from training.checkpoints import record_path, save_model, writing
+from training.checkpoints import METRICS, RECORD, SNAPSHOTS, load_trained, record_path, save_model, writing
 from training.command import UserError, in_one_line, run_command
 
 PROJECT = Path(__file__).parent.parent
@@ -49,10 +48,15 @@ inputs = tokenizer("The", return_tensors="pt")
 model.generate(**inputs, max_new_tokens=8) if model.can_generate() else model(**inputs)
 """
 TRY_SPACE = "from space.app import build_page; build_page()"
-# The Space's start: the packages lie beside it, and the model is pinned to what was pushed with it.
+# The Space's start: the packages lie beside it, the model is pinned to what was pushed with it, and what libraries
+# keep goes into a temporary folder.
 SPACE_START = """import os
+import tempfile
 
 os.environ.setdefault("OZYMANDIAS_MODEL", "{model}@{revision}")
+folder = tempfile.mkdtemp(prefix="ozymandias-")
+for name in ("HF_HOME", "XDG_CACHE_HOME", "GRADIO_TEMP_DIR", "MPLCONFIGDIR"):
+    os.environ.setdefault(name, os.path.join(folder, name.lower()))
 
 from space.app import main  # noqa: E402
 
@@ -77,19 +81,30 @@ def prepare_model(checkpoint: Path, folder: Path, name: str, half: bool, license
             f"{checkpoint} has no run.json in or beside it, from which the model card is made; give runs/NAME/best."
         )
     record = json.loads(path.read_text(encoding="utf-8"))
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-        model = load_model(checkpoint)
-    except Exception as error:  # transformers and safetensors each have their own for a bad checkpoint
-        raise UserError(f"{checkpoint} cannot be loaded ({in_one_line(error)[:200]}); train it again.") from error
+    tokenizer, model = load_trained(checkpoint)
     with writing(folder) as unfinished:
         save_model(unfinished, model, tokenizer, half)
-        shutil.copy(path, unfinished / "run.json")
+        copy_records(path.parent, unfinished)
         saved = load_model(unfinished)
         auto_class = next(name for name in saved.config.auto_map if name.startswith("AutoModelFor"))
         certificate = as_table(certify(saved, tokenizer))
         model_card(record, name, license, auto_class, certificate).save(unfinished / "README.md")
         try_in_fresh_process(TRY_MODEL.format(auto_class=auto_class), unfinished, cwd=None)
+
+
+def copy_records(run: Path, folder: Path) -> None:
+    """What a page can tell of a run: its record, the curve of its validation loss, and the snapshots that it kept."""
+    shutil.copy(run / RECORD, folder)
+    if (run / METRICS).is_file():
+        lines = (run / METRICS).read_text(encoding="utf-8").splitlines()
+        scores = [
+            {"step": s["step"], "validation_loss": s["validation_loss"]}
+            for s in map(json.loads, lines)
+            if "validation_loss" in s
+        ]
+        (folder / METRICS).write_text("".join(f"{json.dumps(score)}\n" for score in scores), encoding="utf-8")
+    if (run / SNAPSHOTS).is_dir():
+        shutil.copytree(run / SNAPSHOTS, folder / SNAPSHOTS)
 
 
 def model_card(record: dict, name: str, license: str, auto_class: str, certificate: str) -> ModelCard:

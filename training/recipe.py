@@ -115,6 +115,9 @@ class Recipe:
     patience: int = option(0, "stop after that many scores without a better one; 0 never stops", least=0)
     checkpoint_every: int = option(250, "steps between checkpoints to resume from", least=1)
     keep_checkpoints: int = option(2, "how many of them are kept", least=1)
+    snapshots: list = option(
+        [], "steps at which the model is scored and its weights are kept, such as [0, 10, 100], to look at how it grew"
+    )
     log_every: int = option(10, "steps between lines in metrics.jsonl", least=1)
     sample_prompt: str = option(
         "\n", "the text that the sample at each evaluation goes on from, or that an encoder reads"
@@ -206,6 +209,8 @@ def check_field(name: str, values: dict) -> str:
         return f"must be above 0 and at most 1, and is {given!r}"
     if name == "average_decay" and not 0 <= value < 1:
         return f"must be at least 0 and below 1, and is {given!r}"
+    if name == "snapshots" and not all(type(step) is int and step >= 0 for step in value):
+        return f"must be steps, such as [0, 10, 100], and is {given!r}"
     if name == "sample_prompt" and not value:
         return "must have at least one character, such as a line end"
     return ""

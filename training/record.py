@@ -17,14 +17,14 @@ from accelerate import Accelerator
 from accelerate import __version__ as accelerate_version
 from transformers import PreTrainedModel
 
-from training.checkpoints import RECORD, UNFINISHED
+from training.checkpoints import BEST, METRICS, RECORD, UNFINISHED
 from training.command import UserError
 from training.corpora import Corpus
 from training.optimizers import learning_rate_share
 from training.recipe import Recipe
 from training.stream import StreamedCorpus
 
-RECIPE, METRICS, CURVE, BEST = "recipe.yaml", "metrics.jsonl", "loss.png", "best"
+RECIPE, CURVE = "recipe.yaml", "loss.png"
 DESCRIPTIVE = ("about", "expected_loss", "expected_sample", "trackers")  # a run may go on with others of these
 
 
