@@ -1,18 +1,21 @@
 """The models that the Space serves, and what they answer."""
 
+import importlib.util
 import json
 import os
 import random
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from modeling import PRESETS  # this import also makes Ozymandias known to the Auto classes
+from space.words import say
 from training.command import UserError, in_one_line
 from training.generate import stream_text
 from training.quality import is_chinese
@@ -64,12 +67,35 @@ def served_models() -> dict[str, Served]:
     return models
 
 
+def seen_models() -> dict[str, Served]:
+    """The checkpoints to look into, by key: those that write, and the two of other architectures."""
+    models = served_models()
+    for name in ("oz-encoder", "oz-next-passage"):
+        folder = CHECKPOINTS / name
+        if folder.is_dir():
+            models[name] = Served(str(folder), None, label(name, folder))
+    return models
+
+
+def default_model() -> str:
+    """The key of the model that is picked at first: the one that was named, else the best of English.
+
+    Raises:
+        UserError: there is none.
+    """
+    models = served_models()
+    for key in ("named", "english", "poetry-modern", *models):
+        if key in models:
+            return key
+    raise UserError("there is no checkpoint to serve; name one: OZYMANDIAS_MODEL=FOLDER_OR_HUB_ID.")
+
+
 @lru_cache
 def label(name: str, folder: Path) -> str:
     """`Poetry 4: gpt, 0.84M, loss 1.62`, with the number of parameters, from the run record beside the weights."""
     record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     corpus, _, step = name.partition("-")
-    title = f"{corpus.capitalize()} {EVOLUTION.index(step) + 1}: {step}" if step else corpus.capitalize()
+    title = f"{corpus.capitalize()} {EVOLUTION.index(step) + 1}: {step}" if step in EVOLUTION else name.capitalize()
     return f"{title}, {record['parameters'] / 1e6:.2f}M, loss {record['best_validation_loss']:.2f}"
 
 
@@ -88,15 +114,15 @@ def load(served: Served) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
             f"the model {served.source} cannot be loaded ({in_one_line(error)[:200]}); "
             "pick another one, or fetch or train it again."
         ) from error
-    return model.eval(), tokenizer
+    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
 
 
-def check_prompt(prompt: str) -> str:
+def check_prompt(prompt: str, language: str = "en") -> str:
     """What is wrong with a prompt and what to do, or nothing."""
     if not prompt.strip():
-        return "There is nothing to write on from: give an opening line, or ask for poetry or for Oz."
+        return say(language, "empty_prompt")
     if len(prompt) > LONGEST_PROMPT:
-        return f"This text has {len(prompt):,} characters; give at most {LONGEST_PROMPT:,}."
+        return say(language, "long_prompt", given=len(prompt), most=LONGEST_PROMPT)
     return ""
 
 
@@ -136,8 +162,35 @@ def choose(prompt: str, key: str, models: dict[str, Served]) -> tuple[str, str, 
     return key, prompt, prompt
 
 
+def begin(prompt: str, key: str) -> tuple[Served, str, str]:
+    """The model that answers a prompt, what it is given, and what of that belongs to the answer.
+
+    Raises:
+        UserError: a prompt that is empty or too long, or an unknown model.
+    """
+    if problem := check_prompt(prompt):
+        raise UserError(problem)
+    models = served_models()
+    key, start, text = choose(prompt, key, models)
+    if key not in models:
+        raise UserError(f"there is no model '{key}'; pick one of {', '.join(models)}.")
+    return models[key], start, text
+
+
+def lend_gpu(call: Callable) -> Callable:
+    """Let a function have a GPU for the time that it runs, on a Space with ZeroGPU, where the package `spaces` is."""
+    return importlib.import_module("spaces").GPU(call) if importlib.util.find_spec("spaces") else call
+
+
+@lend_gpu
 def answer(
-    prompt: str, key: str, temperature: float = 0.8, top_p: float = 0.95, length: int = 300, seed: int = 0
+    prompt: str,
+    key: str,
+    temperature: float = 0.8,
+    top_p: float = 0.95,
+    length: int = 300,
+    seed: int = 0,
+    kept: str | None = None,
 ) -> Iterator[str]:
     """Yield the answer as it grows: the opening line and what the model writes on from it.
 
@@ -148,17 +201,15 @@ def answer(
         temperature, top_p: see [`training.generate.stream_text`].
         length: tokens to write: characters, or byte pairs.
         seed: the same seed gives the same text; 0 draws anew.
+        kept: how the answer begins, where it is to go on from an earlier one.
 
     Raises:
         UserError: a prompt that is empty or too long, an unknown model, or one that cannot be loaded.
     """
-    if problem := check_prompt(prompt):
-        raise UserError(problem)
-    models = served_models()
-    key, start, text = choose(prompt, key, models)
-    if key not in models:
-        raise UserError(f"there is no model '{key}'; pick one of {', '.join(models)}.")
-    model, tokenizer = load(models[key])
+    served, start, text = begin(prompt, key)
+    if kept is not None:
+        start, text = start + kept[len(text) :], kept
+    model, tokenizer = load(served)
     pieces = stream_text(
         model,
         tokenizer,

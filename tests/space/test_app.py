@@ -1,224 +1,115 @@
-"""The page in a real browser, and its API."""
+"""The page as a whole: its API, its limits, its command, whether everybody can use it."""
 
+import json
 import os
-import shutil
-import socket
+import string
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
-import warnings
 from pathlib import Path
 
 import gradio as gr
 import pytest
 from gradio_client import Client
 
-from space import app, writer
+from space import app, write_tab
+from space.words import TEXTS
 from tests.conftest import PROJECT, run
-
-ARTIFACTS = PROJECT / "artifacts"
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync "
-    "--no-first-run"
-)
+from tests.space import visitors
+from tests.space.conftest import DESKTOP, PHONE, bot, free_port, open_tab, picture, wait_until, write
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+@pytest.mark.browser
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize(("name", "size"), [("desktop", DESKTOP), ("phone", PHONE)])
+def test_everybody_can_use_every_tab(visit, name, size, dark):
+    """No serious violation by axe-core, nothing beyond the edge of a phone; and a picture of each tab."""
+    from axe_playwright_python.sync_playwright import Axe
 
+    page = visit(size, dark)
 
-@pytest.fixture(scope="module")
-def url():
-    """The page, served by this process, so that tests can watch its threads."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", category=DeprecationWarning, module="gradio")
-        page = app.build_page()
-        _, address, _ = page.launch(
-            prevent_thread_lock=True, quiet=True, server_port=free_port(), css=app.CSS, theme=app.THEME, ssr_mode=False
-        )
-    yield address
-    page.close()
+    def look(tab: str) -> None:
+        found = Axe().run(page).response["violations"]
+        assert [(v["id"], v["nodes"][0]["html"]) for v in found if v["impact"] in ("serious", "critical")] == []
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        picture(page, f"{tab}-{name}-{'dark' if dark else 'light'}")
 
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        assert not os.environ.get("CI"), "Chromium is missing; install it: apt-get install chromium"
-        pytest.skip("Chromium is not installed")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture
-def page(browser, url):
-    """The page as a visitor sees it, which must not complain nor ask any other host for anything."""
-    context = browser.new_context(viewport={"width": 1440, "height": 900})
-    visit = context.new_page()
-    complaints = []
-    visit.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
-    visit.on("pageerror", lambda error: complaints.append(str(error)))
-    visit.on("dialog", lambda dialog: (complaints.append(f"dialog: {dialog.message}"), dialog.dismiss()))
-    visit.on(
-        "request",
-        lambda r: complaints.append(r.url) if r.url.startswith("http") and not r.url.startswith(url) else None,
+    page.locator("#explain input").check()
+    write(page, "The moon upon the water", 100)
+    page.locator("#originality").get_by_text("word for word").or_(page.get_by_text("Not compared")).wait_for(
+        timeout=60_000
     )
-    visit.goto(url)
-    visit.wait_for_selector("#prompt textarea")
-    yield visit
-    context.close()
-    assert not complaints
-
-
-def bot(page) -> str:
-    """The last answer on the page."""
-    answers = page.locator("#chat .bot.message")
-    return answers.last.inner_text() if answers.count() else ""
-
-
-def wait_until(condition, seconds: float = 30):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
-
-
-def write(page, text: str) -> None:
-    page.fill("#prompt textarea", text)
-    page.click("#send")
+    page.mouse.move(0, 0)
+    look("write")
+    open_tab(page, "Look inside")
+    page.locator("#heat .js-plotly-plot").wait_for()
+    look("inside")
+    open_tab(page, "Evolution")
+    page.click("#five-run")
+    page.click("#lab-run")
+    wait_until(lambda: len(page.locator("[id^=box-poetry] textarea").last.input_value()) > 100)
+    page.locator("#lab-bytes .token").first.wait_for()
+    look("evolution")
 
 
 @pytest.mark.browser
-def test_a_visitor_chats_stops_and_changes_the_model(page):
-    ARTIFACTS.mkdir(exist_ok=True)
-    page.screenshot(path=ARTIFACTS / "space-start.png")
-    page.locator("#model").get_by_text("modern", exact=False).first.click()
-    # A long text, so that there is time to watch it grow.
-    page.get_by_label("number input for Length").fill("1000")
-    write(page, "The moon upon the water")
-    wait_until(lambda: bot(page).startswith("The moon upon the water"))
-    first = bot(page)
-    wait_until(lambda: len(bot(page)) > len(first))  # it streams
-    page.click("#stop")
-    time.sleep(1)
-    stopped = bot(page)
-    time.sleep(1)
-    assert bot(page) == stopped
-    assert len(stopped) < 900
-
-    page.locator("#model").get_by_text("bigram", exact=False).click()
-    page.get_by_label("number input for Length").fill("100")
-    write(page, "The sea")
-    wait_until(lambda: bot(page).startswith("The sea") and len(bot(page)) > 60)
-    page.wait_for_timeout(500)
-    page.screenshot(path=ARTIFACTS / "space-chat.png")
-    page.set_viewport_size({"width": 390, "height": 844})
-    page.wait_for_timeout(500)
-    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")  # no scrolling sideways
-    page.screenshot(path=ARTIFACTS / "space-phone.png")
+def test_every_control_is_reached_by_the_keyboard(page):
+    reached = set()
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        reached.add(page.evaluate("(document.activeElement.closest('[id]:not([id^=component])') || {}).id"))
+    assert {"prompt", "send", "stop", "model", "explain", "language"} <= reached
+    page.get_by_role("tab", name="Write").focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    page.locator("#inside-text textarea").wait_for()
 
 
 @pytest.mark.browser
-def test_a_request_an_example_retry_and_undo(page):
-    page.get_by_role("button", name="Write me a poem").click()
-    wait_until(lambda: page.input_value("#prompt textarea") == "Write me a poem")
-    page.get_by_label("number input for Length").fill("60")
-    page.keyboard.press("Tab")
-    page.locator("#prompt textarea").press("Enter")
-    wait_until(lambda: len(bot(page)) > 30 and "poem" not in bot(page)[:20])
-    page.wait_for_timeout(1000)
-    first = bot(page)
-    page.get_by_role("button", name="Retry").click()
-    wait_until(lambda: len(bot(page)) > 30 and bot(page) != first)  # seed 0 draws anew
-    page.wait_for_timeout(1000)
-    page.get_by_role("button", name="Undo").click()
-    wait_until(lambda: page.input_value("#prompt textarea") == "Write me a poem")
-    assert page.locator("#chat .message").count() == 0
+@pytest.mark.slow
+def test_the_first_text_comes_at_once(page):
+    """Within half a second on an idle machine; here others compute too."""
+    write(page, "The sea", 50)  # loads what is loaded once
+    wait_until(lambda: bot(page).startswith("The sea"))
+    page.wait_for_timeout(2000)
+    page.fill("#prompt textarea", "The moon")
+    seconds = page.evaluate(
+        """() => new Promise(resolve => {
+            const begun = performance.now();
+            const timer = setInterval(() => {
+                const answers = [...document.querySelectorAll("#chat .bot.message")];
+                if (answers.some(answer => answer.innerText.startsWith("The moon"))) {
+                    clearInterval(timer);
+                    resolve((performance.now() - begun) / 1000);
+                }
+            }, 5);
+            document.querySelector("#send").click();
+        })"""
+    )
+    print(f"first text after {seconds:.2f} s")
+    assert seconds < 2
 
 
-@pytest.mark.browser
-def test_text_is_never_taken_for_html(page):
-    attack = "<img src=x onerror=alert(1)><script>alert(2)</script><b>bold</b> **stars** &lt; & <i"
-    page.get_by_label("number input for Length").fill("50")
-    write(page, attack)
-    wait_until(lambda: bot(page).startswith(attack) and len(bot(page)) > len(attack))
-    page.wait_for_timeout(1000)
-    assert page.locator("#chat .message").locator("img, script, b, strong, i").count() == 0
-    page.get_by_role("button", name="Undo").click()
-    wait_until(lambda: page.input_value("#prompt textarea") == attack)
+def test_the_page_can_stand_in_another_page(page, url):
+    page.set_content(f'<iframe src="{url}" width="900" height="600" title="Ozymandias"></iframe>')
+    page.frame_locator("iframe").locator("#prompt textarea").wait_for()
 
 
-@pytest.mark.browser
-@pytest.mark.parametrize(
-    ("text", "words"), [("x" * 100_000, "100,000 characters"), ("   ", "nothing to write on from")]
-)
-def test_prompt_that_cannot_be_used_is_told_and_kept(page, text, words):
-    write(page, text)
-    page.get_by_text(words, exact=False).wait_for(timeout=30_000)
-    assert page.input_value("#prompt textarea") == text
-    write(page, "The moon")
-    wait_until(lambda: bot(page).startswith("The moon"))
+def test_both_languages_say_the_same_things():
+    def places(text) -> list:
+        return sorted(field for _, field, _, _ in string.Formatter().parse(text) if field)
+
+    english, chinese = TEXTS["en"], TEXTS["zh"]
+    assert {name: set(words) for name, words in english["components"].items()} == {
+        name: set(words) for name, words in chinese["components"].items()
+    }
+    assert {key: places(text) for key, text in english["sentences"].items()} == {
+        key: places(text) for key, text in chinese["sentences"].items()
+    }
 
 
-@pytest.mark.browser
-def test_model_that_cannot_be_loaded_is_told_and_the_page_goes_on(page, monkeypatch):
-    def broken(served):
-        raise writer.UserError("the model X cannot be loaded (truncated); pick another one.")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(writer, "load", broken)
-        write(page, "The moon")
-        page.get_by_text("cannot be loaded (truncated)", exact=False).wait_for(timeout=30_000)
-    wait_until(lambda: page.input_value("#prompt textarea") == "The moon")
-    page.click("#send")
-    wait_until(lambda: bot(page).startswith("The moon"))
-
-
-@pytest.mark.browser
-@pytest.mark.parametrize("way", ["stop", "retry", "leave"])
-def test_nothing_goes_on_after_it_was_stopped(page, monkeypatch, way):
-    """Neither a thread nor the text itself (gradio#13047, gradio#9449)."""
-    state = {"drawn": 0, "open": 0}
-
-    def endless(*args, **kwargs):
-        state["open"] += 1
-        try:
-            while True:
-                time.sleep(0.02)
-                state["drawn"] += 1
-                yield "la "
-        finally:
-            state["open"] -= 1
-
-    monkeypatch.setattr(writer, "stream_text", endless)
-    before = threading.active_count()
-    write(page, "Sing")
-    wait_until(lambda: "la la la" in bot(page))
-    if way == "leave":
-        page.close()
-    else:
-        page.click("#stop")
-    if way == "retry":
-        page.get_by_role("button", name="Retry").click()
-        wait_until(lambda: "la la la" in bot(page))
-        page.click("#stop")
-    wait_until(lambda: state["open"] == 0)
-    drawn = state["drawn"]
-    time.sleep(0.5)
-    assert state["drawn"] == drawn
-    # Gradio's own pool of workers may have grown by those that served the requests, and by no more.
-    assert threading.active_count() <= before + 4
-
-
-def test_api_generates_and_streams(url):
+def test_api_generates_and_looks_inside(url):
     client = Client(url, verbose=False)
     text = client.predict("The moon", "poetry-gpt", 0.8, 0.95, 60, 7, api_name="/generate")
     assert text.startswith("The moon")
@@ -229,14 +120,41 @@ def test_api_generates_and_streams(url):
         client.predict("x" * 3000, api_name="/generate")
     with pytest.raises(Exception, match="no model 'gpt-5'"):
         client.predict("The moon", "gpt-5", api_name="/generate")
-    assert [name for name in client.view_api(return_format="dict")["named_endpoints"]] == ["/generate"]
+
+    scored = client.predict("The moon", "poetry-gpt", api_name="/tokens")
+    assert "".join(token["text"] for token in scored).replace("␣", " ") == "The moon"
+    assert scored[0]["probability"] is None
+    assert all(2 ** -token["bits"] == pytest.approx(token["probability"]) for token in scored[1:])
+    seen = client.predict("The moon", "poetry-gpt", 2, 3, api_name="/attention")
+    assert [sum(row) for row in seen["weights"]] == pytest.approx([1] * len(seen["tokens"]))
+    with pytest.raises(Exception, match="4 layers of attention with 4 heads each"):
+        client.predict("The moon", "poetry-gpt", 5, 1, api_name="/attention")
+    endpoints = client.view_api(return_format="dict")["named_endpoints"]
+    assert set(endpoints) == {"/generate", "/tokens", "/attention"}
+
+
+def test_the_same_functions_are_tools_of_an_mcp_server(url):
+    with urllib.request.urlopen(f"{url}gradio_api/mcp/schema") as response:
+        tools = {tool["name"]: tool for tool in json.load(response)}
+    assert set(tools) == {"generate", "tokens", "attention"}
+    for tool in tools.values():
+        assert len(tool["description"]) > 40
+        assert all(field.get("description") for field in tool["inputSchema"]["properties"].values())
+
+
+@pytest.mark.slow
+def test_many_visitors_chat_at_once(url):
+    found = visitors.measure(url, os.getpid(), visitors=16, seconds=15, length=60)
+    assert found["errors"] == []
+    assert found["answers"] >= 16
+    assert found["slowest"] < 10  # under 5 on an idle machine, by `python -m tests.space.visitors`
 
 
 def test_waiting_is_bounded():
     queue = app.build_page()._queue
     assert queue.max_size == app.WAITING
     limits = {fn.concurrency_limit for fn in app.build_page().fns.values() if fn.concurrency_id == "writing"}
-    assert limits == {app.SIMULTANEOUS}
+    assert limits == {write_tab.SIMULTANEOUS}
 
 
 @pytest.mark.slow
@@ -272,7 +190,7 @@ def test_pins_are_what_is_installed_in_the_test_environment():
     from importlib.metadata import version
 
     pins = (PROJECT / "space" / "requirements.txt").read_text().splitlines()
-    pins = dict(line.split("==") for line in pins if "==" in line)
+    pins = dict(line.replace("[mcp]", "").split("==") for line in pins if "==" in line)
     front = (PROJECT / "space" / "README.md").read_text(encoding="utf-8")
     assert f"sdk_version: {pins['gradio']}" in front
     assert set(pins) >= {"torch", "transformers", "gradio", "tokenizers", "safetensors", "huggingface_hub"}

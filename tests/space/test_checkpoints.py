@@ -12,13 +12,15 @@ from transformers.dynamic_module_utils import get_relative_import_files
 
 from modeling.conversion import load_model
 from modeling.verify import TOLERANCE, certify
+from space.evolution import LABORATORY
 from space.writer import CHECKPOINTS, EVOLUTION
 from tests.conftest import PROJECT
 from training.corpora import load_corpus
 from training.evaluate import validation_loss
 
-TUNED = ["english"]  # in two stages
-DECODERS = [f"poetry-{step}" for step in EVOLUTION] + TUNED
+TUNED = ["english", "chinese"]  # in two stages
+SHOWN = ["poetry-growth", *(f"lab-{kind}" for kind in LABORATORY)]  # in the tab for growing
+DECODERS = [f"poetry-{step}" for step in EVOLUTION] + TUNED + SHOWN
 OTHERS = {"oz-encoder": "AutoModelForMaskedLM", "oz-next-passage": "AutoModelForSeq2SeqLM"}
 NAMES = [*DECODERS, *OTHERS]
 every = pytest.mark.parametrize("name", NAMES)
@@ -36,8 +38,8 @@ def record_of(name: str) -> dict:
 def test_nothing_else_is_shipped_and_all_is_small():
     files = [path for path in CHECKPOINTS.rglob("*") if path.is_file()]
     assert {path.relative_to(CHECKPOINTS).parts[0] for path in files} == set(NAMES)
-    assert sum(path.stat().st_size for path in files) < 20e6
-    assert {path.suffix for path in files} <= {".json", ".safetensors", ".py", ".md"}
+    assert sum(path.stat().st_size for path in files) < 45e6
+    assert {path.suffix for path in files} <= {".json", ".jsonl", ".safetensors", ".py", ".md"}
 
 
 @every
@@ -56,7 +58,7 @@ def test_record_is_of_this_checkpoint(name):
     record, model = record_of(name), load(name)
     assert record["finished"]
     assert record["parameters"] == model.num_parameters()
-    assert name in TUNED or name.startswith(record["corpus"]["name"])
+    assert name in TUNED + SHOWN or name.startswith(record["corpus"]["name"])
     assert record["recipe"].get("task", "next_token") == "next_token" or name in OTHERS
     if name not in TUNED:
         assert record["first_validation_loss"] == pytest.approx(math.log(model.config.vocab_size), abs=0.2)

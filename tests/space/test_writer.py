@@ -41,7 +41,7 @@ def test_a_long_prompt_is_sorted_quickly():
 
 def test_the_five_steps_and_the_two_best_are_served():
     models = served_models()
-    assert list(models) == ["english", *(f"poetry-{step}" for step in EVOLUTION)]
+    assert list(models) == ["english", "chinese", *(f"poetry-{step}" for step in EVOLUTION)]
     assert "loss" in models["poetry-bigram"].label
 
 
@@ -67,7 +67,6 @@ def test_a_quatrain_is_asked_for_as_the_model_learned_it(prompt, subject):
     assert quatrain_request(prompt) == f"\n\n{subject}\n"
 
 
-@pytest.mark.skipif(not (writer.CHECKPOINTS / "chinese").is_dir(), reason="there is no Chinese model yet")
 def test_chinese_is_answered_by_the_chinese_model():
     *_, poem = answer("写一首七言绝句，题目：月", "english", length=60, seed=5)
     assert is_chinese([poem])

@@ -1,0 +1,189 @@
+"""The tab for growing: five models beside each other, one run from step to step, and three tokenizers."""
+
+from collections.abc import Iterator
+
+import gradio as gr
+
+from space import evolution, figures, inside, writer
+from space.custom import custom
+from space.words import Words, say
+from training.command import UserError
+from training.generate import stream_text
+
+LINE = "The moon upon the water"
+SAMPLES = ["The moon upon the water", "明月松间照，清泉石上流。", "Dorothy 与 Toto"]
+LENGTH, SEED = 160, 7  # tokens that each of the five writes, with one seed, so that only the model differs
+GROWN = 120  # tokens that a snapshot writes
+
+
+class EvolutionTab:
+    """The components of the tab and what they do."""
+
+    def __init__(self, words: Words, language: gr.Radio):
+        self.language = language
+        self.build_five(words)
+        if evolution.growing_run():
+            self.build_growth(words)
+        self.build_laboratory(words)
+
+    def draw_first(self, tab: gr.Tab) -> None:
+        """Show the curves, and the run at its first step, when the tab is opened."""
+        quietly = {"show_progress": "hidden", "api_visibility": "private"}
+        tab.select(self.draw_curves, {self.language}, self.curves, **quietly)
+        if evolution.growing_run():
+            tab.select(self.grow, self.grown_by, self.grown, **quietly)
+
+    def build_five(self, words: Words) -> None:
+        words(gr.Markdown, "five_help")
+        with gr.Row():
+            self.line = words(gr.Textbox, "five_prompt", value=LINE, scale=6, elem_id="five-prompt")
+            run = words(gr.Button, "five_run", variant="primary", min_width=120, elem_id="five-run")
+            stop = words(gr.Button, "five_stop", variant="stop", min_width=90)
+        models = writer.served_models()
+        with gr.Row():
+            self.boxes = {
+                key: gr.Textbox(
+                    label=models[key].label,
+                    lines=9,
+                    max_lines=9,
+                    interactive=False,
+                    min_width=200,
+                    elem_id=f"box-{key}",
+                )
+                for key in evolution.five_models()
+            }
+        self.curves = words(gr.Plot, "curves")
+        asked = {self.line, self.language}
+        writing = gr.on(
+            [run.click, self.line.submit],
+            self.write_five,
+            asked,
+            list(self.boxes.values()),
+            concurrency_limit=4,
+            show_progress="hidden",
+            api_visibility="private",
+        )
+        stop.click(None, cancels=writing)
+
+    def draw_curves(self, given: dict):
+        """How the losses of the five fell."""
+        runs = {key: evolution.read_curve(writer.CHECKPOINTS / key) for key in self.boxes}
+        return figures.curves(runs, given[self.language])
+
+    def write_five(self, given: dict) -> Iterator[dict]:
+        """The five texts, growing together."""
+        try:
+            for texts in evolution.write_together(given[self.line], list(self.boxes), LENGTH, SEED):
+                yield {self.boxes[key]: text for key, text in texts.items()}
+        except UserError as error:
+            raise gr.Error(str(error), print_exception=False) from None
+
+    def build_growth(self, words: Words) -> None:
+        self.run = evolution.growing_run()
+        self.steps = list(evolution.list_snapshots(self.run))
+        model, _ = inside.load_eager(str(evolution.best_of(self.run)))
+        heads = [
+            f"{layer + 1}.{head + 1}"
+            for layer in range(model.config.num_hidden_layers)
+            for head in range(model.config.num_attention_heads)
+        ]
+        words(gr.Markdown, "growth_help")
+        with gr.Row():
+            self.grown_line = words(gr.Textbox, "growth_prompt", value=LINE, scale=4, elem_id="growth-prompt")
+            self.grown_head = words(gr.Dropdown, "growth_head", choices=heads, value=heads[-1], scale=1)
+        self.step = words(
+            gr.Slider, "growth_step", minimum=0, maximum=len(self.steps) - 1, value=0, step=1, elem_id="growth-step"
+        )
+        self.grown_loss = gr.Markdown(elem_id="growth-loss")
+        with gr.Row(equal_height=False):
+            with gr.Column(min_width=300):
+                self.grown_text = words(gr.Textbox, "growth_text", lines=7, interactive=False, elem_id="growth-text")
+                self.grown_curve = gr.Plot(show_label=False)
+            with gr.Column(min_width=300):
+                self.grown_heat = words(gr.Plot, "growth_heat")
+        self.grown_by = {self.language, self.grown_line, self.grown_head, self.step}
+        self.grown = [self.grown_loss, self.grown_text, self.grown_curve, self.grown_heat]
+        changes = [self.step.change, self.grown_line.submit, self.grown_head.input]
+        gr.on(
+            changes,
+            self.grow,
+            self.grown_by,
+            self.grown,
+            show_progress="minimal",
+            trigger_mode="always_last",
+            api_visibility="private",
+        )
+
+    def grow(self, given: dict) -> dict:
+        """What the run's model wrote after a step of its training, and where one of its heads looked."""
+        step, language = self.steps[int(given[self.step])], given[self.language]
+        layer, head = (int(number) - 1 for number in given[self.grown_head].split("."))
+        try:
+            model, tokenizer = evolution.load_grown(self.run, step)
+            trace = inside.trace(model, tokenizer, given[self.grown_line])
+        except UserError as error:
+            raise gr.Error(str(error), print_exception=False) from None
+        curve = dict(evolution.read_curve(self.run))
+        written = stream_text(model, tokenizer, given[self.grown_line], GROWN, temperature=0.8, seed=SEED)
+        told = say(language, "growth_loss", step=step, loss=curve[step], start=curve[self.steps[0]])
+        return {
+            self.grown_loss: told,
+            self.grown_text: given[self.grown_line] + "".join(written),
+            self.grown_curve: figures.curves({self.run.name: list(curve.items())}, language, (step, curve[step])),
+            self.grown_heat: figures.heat(trace.attention[layer][head], trace.shown, trace.shown, language),
+        }
+
+    def build_laboratory(self, words: Words) -> None:
+        words(gr.Markdown, "lab_help")
+        with gr.Row():
+            self.sample = words(gr.Textbox, "lab_text", value=SAMPLES[0], max_lines=4, scale=6, elem_id="lab-text")
+            run = words(gr.Button, "lab_run", variant="primary", min_width=120, elem_id="lab-run")
+        words.name("lab_examples", gr.Examples(SAMPLES, self.sample).dataset)
+        self.pieces = {}
+        for kind in evolution.LABORATORY:
+            told = gr.Markdown(elem_id=f"lab-told-{kind}")
+            self.pieces[kind] = (told, words(gr.HTML, "lab_result", elem_id=f"lab-{kind}", **custom("tokens")))
+        shown = [component for pair in self.pieces.values() for component in pair]
+        asked = {self.sample, self.language}
+        gr.on([run.click, self.sample.submit], self.compare, asked, shown, api_visibility="private")
+
+    def compare(self, given: dict) -> dict:
+        """The text in the tokens of each tokenizer, and what it costs in bits per character."""
+        text, language, shown = given[self.sample], given[self.language], {}
+        if len(text) > evolution.LONGEST_SAMPLE:
+            raise gr.Error(
+                say(language, "long_prompt", given=len(text), most=evolution.LONGEST_SAMPLE), print_exception=False
+            )
+        for kind, (told, pieces) in self.pieces.items():
+            name = say(language, f"lab_{kind}")
+            try:
+                model, scored = evolution.score_by(kind, text)
+            except UserError as error:
+                shown[told], shown[pieces] = f"**{name}**: {error}", None
+                continue
+            shown[told] = say(
+                language,
+                "lab_row",
+                name=name,
+                tokens=len(scored),
+                ratio=f"{len(text) / len(scored):.2f}",
+                bits=f"{sum(token.surprise for token in scored) / len(text):.2f}",
+                parameters=f"{model.num_parameters() / 1e6:.2f}",
+            )
+            shown[pieces] = {"lines": [{"tokens": describe_pieces(scored, language)}]}
+        return shown
+
+
+def describe_pieces(scored: list[inside.ScoredToken], language: str) -> list[dict]:
+    """Tokens as `tokens.js` draws them."""
+    return [
+        {
+            "index": index,
+            "id": token.id,
+            "text": token.shown,
+            "probability": token.probability,
+            "told": say(language, "probability", share=f"{token.probability:.1%}", bits=f"{token.surprise:.1f}"),
+            "alternatives": [(other.shown, f"{other.probability:.1%}") for other in token.alternatives],
+        }
+        for index, token in enumerate(scored)
+    ]

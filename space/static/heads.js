@@ -1,0 +1,31 @@
+// A small picture of every head, a row for each layer; a click, or Enter, chooses one.
+const root = element.querySelector(".heads");
+
+function draw() {
+  root.replaceChildren();
+  const value = props.value || {};
+  (value.layers || []).forEach((heads, layer) => {
+    const row = root.appendChild(document.createElement("div"));
+    row.className = "layer";
+    for (const head of heads) {
+      const button = row.appendChild(document.createElement("button"));
+      button.type = "button";
+      button.title = button.ariaLabel = head.name;
+      button.dataset.layer = layer;
+      button.dataset.head = head.index;
+      button.ariaPressed = String(layer === value.layer && head.index === value.head);
+      if (head.muted) button.classList.add("muted");
+      if (head.first) button.classList.add("first");
+      const picture = button.appendChild(document.createElement("img"));
+      picture.src = head.picture;
+      picture.alt = "";
+    }
+  });
+}
+
+root.addEventListener("click", (event) => {
+  const button = event.target.closest("button");
+  if (button) trigger("select", { layer: Number(button.dataset.layer), head: Number(button.dataset.head) });
+});
+draw();
+watch("value", draw);

@@ -1,0 +1,339 @@
+"""The tab for writing: a chat, and under every answer why the model wrote it so."""
+
+import html
+import threading
+from collections.abc import Iterator
+
+import gradio as gr
+
+from space import figures, writer
+from space.custom import custom
+from space.inside import ScoredToken, load_eager, score_tokens
+from space.remarks import LineRemark, Originality, Passage, copied_passages, verse_remarks
+from space.words import Words, say
+from training.command import UserError
+
+EXAMPLES = [
+    "Write me a poem",
+    "Tell me a story of Oz",
+    "The moon upon the water",
+    "Dorothy looked at the Scarecrow and",
+    "写一首七言绝句，题目：月",
+]
+SIMULTANEOUS = 16  # answers written at the same time: each visitor sees words at once, and all get slower together
+STOPS: dict[str, threading.Event] = {}  # of the answers that are being written, by the visitor's session
+STORED = "ozymandias"  # what the browser keeps the conversation under
+
+Messages = list[dict]
+
+
+class WriteTab:
+    """The components of the tab and what they do; the other tabs are wired to it in `app.py`."""
+
+    def __init__(self, words: Words, language: gr.Radio):
+        self.language = language
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=5, min_width=300):
+                self.build_chat(words)
+                self.build_explanation(words)
+            with gr.Column(scale=2, min_width=300):
+                self.build_settings(words)
+        self.saved = gr.BrowserState([], storage_key=STORED, secret=STORED)
+        # What is written goes through one queue, however it was asked for.
+        self.limits = {
+            "concurrency_limit": SIMULTANEOUS,
+            "concurrency_id": "writing",
+            "show_progress": "minimal",  # the full one can lie over the chat's buttons, and stay after a stop
+            "api_visibility": "private",
+        }
+        self.connect()
+
+    def build_chat(self, words: Words) -> None:
+        self.chat = words(
+            gr.Chatbot,
+            "chat",
+            elem_id="chat",
+            show_label=False,
+            height=460,
+            render_markdown=False,
+            editable="user",
+            buttons=["copy", "copy_all"],
+        )
+        with gr.Row():
+            self.prompt = words(
+                gr.Textbox, "prompt", show_label=False, elem_id="prompt", max_lines=5, autofocus=True, scale=8
+            )
+            self.send = words(gr.Button, "send", variant="primary", elem_id="send", min_width=90)
+            self.stop = words(gr.Button, "stop", variant="stop", elem_id="stop", min_width=90)
+        models = writer.served_models()
+        examples = [text for text in EXAMPLES if "chinese" in models or not writer.is_chinese([text])]
+        words.name("examples", gr.Examples(examples, self.prompt).dataset)
+
+    def build_settings(self, words: Words) -> None:
+        choices = [(model.label, key) for key, model in writer.served_models().items()]
+        self.model = words(gr.Radio, "model", choices=choices, value=writer.default_model(), elem_id="model")
+        self.settings = [
+            self.model,
+            words(gr.Slider, "temperature", minimum=0, maximum=2, value=0.8, step=0.05),
+            words(gr.Slider, "top_p", minimum=0.05, maximum=1, value=0.95, step=0.05),
+            words(gr.Slider, "length", minimum=50, maximum=writer.LONGEST_TEXT, value=300, step=50),
+            words(gr.Number, "seed", value=0, precision=0),
+        ]
+
+    def build_explanation(self, words: Words) -> None:
+        with gr.Row():
+            self.explain = words(gr.Checkbox, "explain", elem_id="explain")
+            self.answer = words(gr.Dropdown, "answer", choices=[], visible=False, elem_id="answer")
+        with gr.Column(visible=False, elem_id="explanation") as self.explanation:
+            self.tokens = words(gr.HTML, "answer_tokens", elem_id="answer-tokens", **custom("tokens"))
+            self.originality = gr.Markdown(elem_id="originality")
+            self.surprise = words(gr.Plot, "surprise")
+
+    def connect(self) -> None:
+        asked, conversation = {self.prompt, self.chat, *self.settings, self.language}, [self.chat, self.prompt]
+        written = [
+            gr.on([self.prompt.submit, self.send.click], self.respond, asked, conversation, **self.limits),
+            self.chat.retry(self.retry, asked, conversation, **self.limits),
+            self.chat.edit(self.edit, asked, conversation, **self.limits),
+            self.chat.undo(self.undo, asked, conversation, api_visibility="private"),
+            self.chat.clear(lambda: [], None, self.chat, api_visibility="private"),
+        ]
+        self.stop.click(stop_writing, queue=False, api_visibility="private")
+        for event in written:
+            self.after_writing(event)
+        wanted = {self.explain, self.answer, self.chat, self.language}
+        shown = [self.answer, self.explanation, self.tokens, self.originality, self.surprise]
+        gr.on([self.explain.input, self.answer.input], self.describe, wanted, shown, api_visibility="private")
+        self.chat.select(self.pick_answer, wanted, shown, api_visibility="private")
+
+    def after_writing(self, event) -> None:
+        """When an answer is there: keep the conversation in the browser, and look at its last answer."""
+        quietly = {"show_progress": "hidden", "api_visibility": "private"}
+        shown = [self.answer, self.explanation, self.tokens, self.originality, self.surprise]
+        wanted = {self.explain, self.chat, self.language}
+        event.then(lambda history: history, self.chat, self.saved, **quietly).then(
+            self.describe, wanted, shown, **quietly
+        )
+
+    def respond(self, given: dict, request: gr.Request) -> Iterator[dict]:
+        """Yield the conversation while the answer to the prompt grows; a prompt that cannot be used stays there."""
+        prompt, history = given[self.prompt], given[self.chat]
+        if problem := writer.check_prompt(prompt, given[self.language]):
+            gr.Warning(problem)
+            yield {self.chat: history, self.prompt: prompt}
+            return
+        asked = [*history, message("user", prompt)]
+        yield {self.chat: asked, self.prompt: ""}
+        for conversation in self.stream(asked, prompt, given, request):
+            # The next message may be typed by now.
+            yield {self.chat: conversation} if conversation else {self.chat: history, self.prompt: prompt}
+
+    def retry(self, given: dict, request: gr.Request) -> Iterator[dict]:
+        """Answer the last message again."""
+        yield from self.respond({**given, **self.undo(given)}, request)
+
+    def edit(self, given: dict, changed: gr.EditData, request: gr.Request) -> Iterator[dict]:
+        """Answer a message that was changed; what came after it goes."""
+        earlier = given[self.chat][: changed.index]
+        yield from self.respond({**given, self.chat: earlier, self.prompt: changed.value}, request)
+
+    def undo(self, given: dict) -> dict:
+        """Take the last message and its answer back, and put the message into the prompt box."""
+        history = given[self.chat]
+        last = max((i for i, entry in enumerate(history) if entry["role"] == "user"), default=None)
+        if last is None:
+            return {self.chat: [], self.prompt: ""}
+        return {self.chat: history[:last], self.prompt: plain(history[last]["content"])}
+
+    def go_on(self, given: dict, index: int, kept: str, request: gr.Request) -> Iterator[dict]:
+        """Let the model write on from the beginning of one of its answers; what came after it goes."""
+        history = given[self.chat]
+        prompt, given = question(history, index), {**given, self.model: key_of(history, index)}
+        for conversation in self.stream(history[:index], prompt, given, request, kept):
+            yield {self.chat: conversation or history}
+
+    def stream(
+        self, history: Messages, prompt: str, given: dict, request: gr.Request, kept: str | None = None
+    ) -> Iterator[Messages | None]:
+        """Yield the conversation with an answer that grows until it ends or is stopped; `None` if none can be had."""
+        stop_writing(request)  # a visitor has one answer at a time, however often the button was pressed
+        stopped = STOPS[request.session_hash] = threading.Event()
+        try:
+            for text in writer.answer(prompt, *(given[setting] for setting in self.settings), kept):
+                if stopped.is_set():
+                    return
+                yield [*history, message("assistant", text, given[self.model])]
+        except UserError as error:
+            gr.Warning(str(error))
+            yield None
+        finally:
+            if STOPS.get(request.session_hash) is stopped:
+                del STOPS[request.session_hash]
+
+    def describe(self, given: dict) -> Iterator[dict]:
+        """Show, of an answer, each token's probability and how its verse goes, and then what of it is copied."""
+        history, language = given[self.chat], given[self.language]
+        if not given[self.explain]:
+            yield {self.answer: gr.update(visible=False), self.explanation: gr.update(visible=False)}
+            return
+        answers = [index for index, entry in enumerate(history) if entry["role"] == "assistant"]
+        chosen = given.get(self.answer)
+        index = chosen if chosen in answers else answers[-1] if answers else None
+        nothing = {self.tokens: None, self.surprise: gr.update(visible=False)}
+        shown = {
+            self.answer: gr.update(
+                choices=[
+                    (f"{number}. {plain(history[place]['content']).strip()[:30]}", place)
+                    for number, place in enumerate(answers, start=1)
+                ],
+                value=index,
+                visible=len(answers) > 1,
+            ),
+            self.explanation: gr.update(visible=True),
+        }
+        if index is None:
+            yield {**shown, **nothing, self.originality: say(language, "nothing_yet")}
+            return
+        try:
+            text, begun, scored = examine(history, index)
+        except UserError as error:
+            yield {**shown, **nothing, self.originality: str(error)}
+            return
+        yield {
+            **shown,
+            self.tokens: {"lines": describe_lines(text, begun, scored, (), language)},
+            self.originality: say(language, "comparing"),
+            self.surprise: gr.update(value=figures.surprise(scored, language), visible=True),
+        }
+        served, _, _ = writer.begin(question(history, index), key_of(history, index))
+        original = copied_passages(text, served.source, text[:begun])
+        yield {
+            self.tokens: {"lines": describe_lines(text, begun, scored, original.passages, language)},
+            self.originality: describe_originality(original, language),
+        }
+
+    def pick_answer(self, given: dict, picked: gr.SelectData) -> Iterator[dict]:
+        """Look at the answer that was clicked, if answers are looked at."""
+        yield from self.describe({**given, self.answer: picked.index})
+
+
+def stop_writing(request: gr.Request) -> None:
+    """End the answer that is being written.
+
+    It ends as if it were finished. Gradio's own `cancels` would leave a page that is behind with showing pieces in the
+    belief that more will come, with Retry switched off for good.
+    """
+    if stopped := STOPS.get(request.session_hash):
+        stopped.set()
+
+
+def examine(history: Messages, index: int) -> tuple[str, int, list[ScoredToken]]:
+    """An answer, how many of its characters the model was given, and the tokens that it wrote after these.
+
+    Raises:
+        UserError: its model cannot be had, or it has written nothing yet.
+    """
+    served, start, shown = writer.begin(question(history, index), key_of(history, index))
+    text = plain(history[index]["content"])
+    return text, len(shown), score_tokens(*load_eager(served.source, served.revision), start, text[len(shown) :])
+
+
+def describe_lines(
+    text: str, begun: int, scored: list[ScoredToken], passages: tuple[Passage, ...], language: str
+) -> list[dict]:
+    """An answer as `tokens.js` draws it: a row for each of its lines, with the remarks on its verse."""
+    remarks = verse_remarks(text)
+    lines = [{"before": text[:begun], "tokens": [], "remark": ""}]
+    for index, token in enumerate(scored):
+        begin, end = begun + token.begin, begun + token.end
+        copied = next((p for p in passages if p.begin < end and begin < p.end), None)
+        told = say(language, "first_token")
+        if token.probability is not None:
+            told = say(language, "probability", share=f"{token.probability:.1%}", bits=f"{token.surprise:.1f}")
+        own = text[begin:end]
+        lines[-1]["tokens"].append(
+            {
+                "index": index,
+                "id": token.id,
+                "text": own if own and "\n" not in own else token.shown,
+                "probability": token.probability,
+                "told": told,
+                "copied": say(language, "copied", work=name_source(copied)) if copied else "",
+                "alternatives": [(other.shown, f"{other.probability:.1%}") for other in token.alternatives],
+            }
+        )
+        lines[-1]["remark"] = describe_verse(remarks[text.count("\n", 0, begin)], language)
+        if "\n" in own:
+            lines.append({"before": "", "tokens": [], "remark": ""})
+    return lines
+
+
+def describe_verse(remark: LineRemark, language: str) -> str:
+    """Syllables and rhyme of a line of English, tones, clause by clause, and rhymes of one of Chinese."""
+    parts = []
+    if remark.syllables:
+        count = f"{'≈' if remark.estimated else ''}{remark.syllables}"
+        parts.append(say(language, "syllables", count=count))
+    if remark.tones:
+        parts.append(" + ".join(str(len(tones)) for tones in remark.tones))
+        parts.append(" ".join(remark.tones))
+    rhymes = [letter for letter in remark.rhymes if letter]
+    return " · ".join([*parts, *(say(language, "rhyme", letter=letter) for letter in rhymes)])
+
+
+def describe_originality(original: Originality, language: str) -> str:
+    sentences = []
+    if original.passages:
+        works = ", ".join(dict.fromkeys(name_source(passage) for passage in original.passages))
+        sentences.append(say(language, "partly", share=f"{original.share:.0%}", works=works))
+    elif not original.missing:
+        sentences.append(say(language, "original"))
+    if original.missing:
+        sentences.append(say(language, "not_compared", names=", ".join(original.missing)))
+    return " ".join(sentences)
+
+
+def name_source(passage: Passage) -> str:
+    return f"{passage.work}, {passage.part}" if passage.part else passage.work
+
+
+def message(role: str, text: str, model: str | None = None) -> dict:
+    """An entry of the conversation; an answer knows its model."""
+    return {"role": role, "content": escape(text)} | ({"metadata": {"id": model}} if model else {})
+
+
+def restore(saved: Messages) -> Messages:
+    """The conversation that the browser has kept; what is none is dropped."""
+    try:
+        return [
+            message(entry["role"], plain(entry["content"]), model_of(entry))
+            for entry in saved
+            if entry["role"] in ("user", "assistant")
+        ]
+    except (TypeError, KeyError, AttributeError):
+        return []
+
+
+def escape(text: str) -> str:
+    """A text that the chat shows as it is: also without Markdown Gradio would render the tags that it thinks safe."""
+    return html.escape(text, quote=False)
+
+
+def plain(content: str | list[dict]) -> str:
+    """The text of a message of the chat, which Gradio hands back in parts."""
+    text = content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+    return html.unescape(text)
+
+
+def question(history: Messages, index: int) -> str:
+    """The message that an answer is to."""
+    return plain(history[index - 1]["content"])
+
+
+def key_of(history: Messages, index: int) -> str:
+    """The key of the model that was picked when an answer was written."""
+    return model_of(history[index]) or writer.default_model()
+
+
+def model_of(entry: dict) -> str | None:
+    return (entry.get("metadata") or {}).get("id")

@@ -1,0 +1,117 @@
+"""The page, served by this process, and a browser that looks at it."""
+
+import os
+import shutil
+import socket
+import time
+import warnings
+
+import pytest
+
+from space import app
+from tests.conftest import PROJECT
+
+ARTIFACTS = PROJECT / "artifacts"
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync "
+    "--no-first-run"
+)
+DESKTOP, PHONE = (1440, 900), (390, 844)
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def wait_until(condition, seconds: float = 60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="session")
+def url():
+    """The page's address; tests can watch its threads."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", category=DeprecationWarning, module="gradio")
+        page = app.build_page()
+        _, address, _ = page.launch(prevent_thread_lock=True, quiet=True, server_port=free_port(), **app.LAUNCH)
+    yield address
+    page.close()
+
+
+@pytest.fixture(scope="session")
+def browser():
+    if CHROMIUM is None:
+        assert not os.environ.get("CI"), "Chromium is missing; install it: apt-get install chromium"
+        pytest.skip("Chromium is not installed")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def visit(browser, url):
+    """Open the page as a visitor would; it must not complain, fail at a request nor ask any other host for anything."""
+    contexts, complaints = [], []
+
+    def open_page(size=DESKTOP, dark=False, touch=False, locale="en-US"):
+        width, height = size
+        context = browser.new_context(viewport={"width": width, "height": height}, has_touch=touch, locale=locale)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("dialog", lambda dialog: (complaints.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        page.on("request", lambda r: complaints.append(r.url) if is_foreign(r.url, url) else None)
+        # A stream that has ended is aborted by the page itself.
+        page.on("requestfailed", lambda r: complaints.append(r.url) if r.failure != "net::ERR_ABORTED" else None)
+        page.on("response", lambda r: complaints.append(f"{r.status} {r.url}") if r.status >= 400 else None)
+        page.goto(f"{url}?__theme={'dark' if dark else 'light'}")
+        page.wait_for_selector("#prompt textarea")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert not complaints
+
+
+def is_foreign(address: str, url: str) -> bool:
+    return address.startswith("http") and not address.startswith(url)
+
+
+@pytest.fixture
+def page(visit):
+    return visit()
+
+
+def bot(page) -> str:
+    """The last answer on the page."""
+    answers = page.locator("#chat .bot.message")
+    return answers.last.inner_text() if answers.count() else ""
+
+
+def write(page, text: str, length: int | None = None) -> None:
+    if length:
+        page.get_by_label("number input for Length").fill(str(length))
+    page.fill("#prompt textarea", text)
+    page.click("#send")
+
+
+def open_tab(page, name: str) -> None:
+    page.get_by_role("tab", name=name, exact=True).click()
+
+
+def picture(page, name: str) -> None:
+    """Keep what the page looks like, for people to look at."""
+    ARTIFACTS.mkdir(exist_ok=True)
+    page.wait_for_timeout(300)
+    page.screenshot(path=ARTIFACTS / f"space-{name}.png", full_page=True)

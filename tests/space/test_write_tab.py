@@ -1,0 +1,231 @@
+"""The chat, and what is shown under an answer, in a real browser."""
+
+import threading
+import time
+
+import pytest
+
+from space import writer
+from tests.space.conftest import PHONE, bot, wait_until, write
+
+pytestmark = pytest.mark.browser
+
+
+def test_a_visitor_chats_stops_and_changes_the_model(page):
+    page.locator("#model").get_by_text("modern", exact=False).first.click()
+    # A long text, so that there is time to watch it grow.
+    page.get_by_label("number input for Length").fill("1000")
+    write(page, "The moon upon the water")
+    wait_until(lambda: bot(page).startswith("The moon upon the water"))
+    first = bot(page)
+    wait_until(lambda: len(bot(page)) > len(first))  # it streams
+    page.click("#stop")
+    time.sleep(1)
+    stopped = bot(page)
+    time.sleep(1)
+    assert bot(page) == stopped
+    assert len(stopped) < 900
+
+    page.locator("#model").get_by_text("bigram", exact=False).click()
+    page.get_by_label("number input for Length").fill("100")
+    write(page, "The sea")
+    wait_until(lambda: bot(page).startswith("The sea") and len(bot(page)) > 60)
+
+
+def test_a_request_an_example_retry_and_undo(page):
+    page.get_by_role("button", name="Write me a poem").click()
+    wait_until(lambda: page.input_value("#prompt textarea") == "Write me a poem")
+    page.get_by_label("number input for Length").fill("60")
+    page.keyboard.press("Tab")
+    page.locator("#prompt textarea").press("Enter")
+    wait_until(lambda: len(bot(page)) > 30 and "poem" not in bot(page)[:20])
+    page.wait_for_timeout(1000)
+    first = bot(page)
+    page.get_by_role("button", name="Retry").click()
+    wait_until(lambda: len(bot(page)) > 30 and bot(page) != first)  # seed 0 draws anew
+    page.wait_for_timeout(1000)
+    page.get_by_role("button", name="Undo").click()
+    wait_until(lambda: page.input_value("#prompt textarea") == "Write me a poem")
+    assert page.locator("#chat .message").count() == 0
+
+
+def test_an_edited_line_is_answered_anew_and_what_came_after_it_goes(page):
+    for line in ("The moon", "The sea"):
+        write(page, line, 50)
+        wait_until(lambda line=line: bot(page).startswith(line))
+        page.wait_for_timeout(1500)
+    page.get_by_role("button", name="Edit").first.click()
+    page.locator("#chat textarea").fill("The stars")
+    page.get_by_role("button", name="Submit").click()
+    wait_until(lambda: bot(page).startswith("The stars"))
+    assert page.locator("#chat .bot.message").count() == 1
+
+
+def test_a_conversation_and_a_language_are_kept_by_the_browser(page):
+    write(page, "The moon", 50)
+    wait_until(lambda: bot(page).startswith("The moon"))
+    page.wait_for_timeout(2500)
+    told = bot(page)
+    page.locator("#language").get_by_text("中文").click()
+    page.get_by_role("tab", name="写作").wait_for()
+    page.wait_for_timeout(500)
+    page.reload()
+    page.get_by_role("tab", name="写作").wait_for()
+    wait_until(lambda: bot(page) == told)
+    write(page, " ")
+    page.get_by_text("没有可接着写的").wait_for()
+
+
+def test_a_browser_that_asks_for_chinese_gets_it(visit):
+    visit(locale="zh-CN").get_by_role("tab", name="写作").wait_for()
+
+
+def test_why_an_answer_was_written_so_and_another_way_to_go_on(page):
+    """Shading and alternatives, from a token to the look inside, and with another token back to the chat."""
+    page.locator("#explain input").check()
+    page.get_by_text("no answer to look at yet").wait_for()
+    write(page, "The moon upon the water", 50)
+    tokens = page.locator("#answer-tokens .token")
+    wait_until(lambda: tokens.count() > 20)
+    tokens.nth(6).hover()
+    card = page.locator("#answer-tokens .card")
+    assert "bits" in card.inner_text()
+    assert card.locator("tr").count() == 5
+    assert page.locator("#answer-tokens .remark").first.inner_text().endswith("syllables")
+    page.get_by_text("Originality", exact=False).wait_for()
+    before = bot(page)
+    tokens.nth(6).click()
+    page.locator("#alternative").wait_for()
+    wait_until(lambda: page.locator("#heads button").count() > 3)  # attention of this very text is there
+    assert before.startswith(page.input_value("#inside-text textarea"))
+    choice = page.locator("#alternative label").first
+    taken = choice.inner_text().rsplit("  ", 1)[0].rsplit(" ", 1)[0]
+    choice.click()
+    page.click("#go-on")
+    wait_until(lambda: bot(page) and bot(page) != before)
+    assert page.get_by_role("tab", name="Write").get_attribute("aria-selected") == "true"
+    assert page.locator("#chat .bot.message").count() == 1
+    assert taken.strip("⏎␣ ") in bot(page)
+
+
+def test_an_answer_is_explained_by_finger_and_by_keyboard(visit):
+    page = visit(PHONE, touch=True)
+    page.locator("#explain input").check()
+    write(page, "The moon upon the water", 50)
+    tokens = page.locator("#answer-tokens .token")
+    wait_until(lambda: tokens.count() > 20)
+    page.wait_for_timeout(1500)
+    tokens.nth(3).tap()
+    assert page.locator("#answer-tokens .card tr").count() == 5
+    assert page.get_by_role("tab", name="Write").get_attribute("aria-selected") == "true"  # the first tap only shows
+    tokens.nth(0).focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate("document.activeElement.token.index") == 2
+    page.keyboard.press("Enter")
+    page.locator("#alternative").wait_for()
+
+
+def test_an_earlier_answer_can_be_looked_at(page):
+    for line in ("The moon", "The sea"):
+        write(page, line, 50)
+        wait_until(lambda line=line: bot(page).startswith(line))
+        page.wait_for_timeout(1500)
+    page.locator("#explain input").check()
+    wait_until(lambda: page.locator("#answer-tokens").inner_text().startswith("The sea"))
+    page.locator("#chat .bot.message").first.click()
+    wait_until(lambda: page.locator("#answer-tokens").inner_text().startswith("The moon"))
+    assert page.locator("#answer input").input_value().startswith("1. The moon")
+
+
+def test_what_a_model_writes_is_never_taken_for_html(page, monkeypatch):
+    monkeypatch.setattr(writer, "stream_text", lambda *_, **__: iter(["<img src=x onerror=alert(1)>", "<b>x</b>"]))
+    page.locator("#explain input").check()
+    write(page, "The moon")
+    wait_until(lambda: bot(page).endswith("<b>x</b>"))
+    wait_until(lambda: page.locator("#answer-tokens .token").count() > 5)
+    assert page.locator("#chat .message, #answer-tokens").locator("img, b").count() == 0
+
+
+def test_two_hundred_clicks_a_second_do_no_harm(page, visit):
+    """One who hammers at the button gets an answer, and so does everybody else."""
+    page.get_by_label("number input for Length").fill("50")
+    page.fill("#prompt textarea", "The moon")
+    page.evaluate(
+        "new Promise(end => { let left = 200; const timer = setInterval(() => {"
+        "document.querySelector('#send').click(); if (!--left) { clearInterval(timer); end(); } }, 5) })"
+    )
+    other = visit()
+    write(other, "The sea", 50)
+    wait_until(lambda: bot(other).startswith("The sea"))
+    wait_until(lambda: bot(page).startswith("The moon"))
+
+
+def test_text_is_never_taken_for_html(page):
+    attack = "<img src=x onerror=alert(1)><script>alert(2)</script><b>bold</b> **stars** &lt; & <i"
+    page.get_by_label("number input for Length").fill("50")
+    write(page, attack)
+    wait_until(lambda: bot(page).startswith(attack) and len(bot(page)) > len(attack))
+    page.wait_for_timeout(1000)
+    assert page.locator("#chat .message").locator("img, script, b, strong, i").count() == 0
+    page.get_by_role("button", name="Undo").click()
+    wait_until(lambda: page.input_value("#prompt textarea") == attack)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("x" * 100_000, "100,000 characters"), ("   ", "nothing to write on from")]
+)
+def test_prompt_that_cannot_be_used_is_told_and_kept(page, text, words):
+    write(page, text)
+    page.get_by_text(words, exact=False).wait_for(timeout=30_000)
+    assert page.input_value("#prompt textarea") == text
+    write(page, "The moon")
+    wait_until(lambda: bot(page).startswith("The moon"))
+
+
+def test_model_that_cannot_be_loaded_is_told_and_the_page_goes_on(page, monkeypatch):
+    def broken(served):
+        raise writer.UserError("the model X cannot be loaded (truncated); pick another one.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writer, "load", broken)
+        write(page, "The moon")
+        page.get_by_text("cannot be loaded (truncated)", exact=False).wait_for(timeout=30_000)
+    wait_until(lambda: page.input_value("#prompt textarea") == "The moon")
+    page.click("#send")
+    wait_until(lambda: bot(page).startswith("The moon"))
+
+
+@pytest.mark.parametrize("way", ["stop", "retry", "leave"])
+def test_nothing_goes_on_after_it_was_stopped(page, monkeypatch, way):
+    """Neither a thread nor the text itself (gradio#13047, gradio#9449)."""
+    state = {"drawn": 0, "open": 0}
+
+    def endless(*args, **kwargs):
+        state["open"] += 1
+        try:
+            while True:
+                time.sleep(0.02)
+                state["drawn"] += 1
+                yield "la "
+        finally:
+            state["open"] -= 1
+
+    monkeypatch.setattr(writer, "stream_text", endless)
+    before = threading.active_count()
+    write(page, "Sing")
+    wait_until(lambda: "la la la" in bot(page))
+    if way == "leave":
+        page.close()
+    else:
+        page.click("#stop")
+    if way == "retry":
+        page.get_by_role("button", name="Retry").click()
+        wait_until(lambda: "la la la" in bot(page))
+        page.click("#stop")
+    wait_until(lambda: state["open"] == 0)
+    drawn = state["drawn"]
+    time.sleep(0.5)
+    assert state["drawn"] == drawn
+    # Gradio's own pool of workers may have grown by those that served the requests, and by no more.
+    assert threading.active_count() <= before + 4
