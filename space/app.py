@@ -20,8 +20,7 @@ from space.writer import default_model, load, served_models
 from training.command import run_command
 
 CSS = """
-.gradio-container {max-width: 1280px !important; margin: 0 auto !important}
-.gradio-container main, .gradio-container .tabs {width: 100%}
+.gradio-container {width: 100% !important; max-width: 1280px !important; margin: 0 auto !important}
 #chat .message-content {font-family: Georgia, 'Noto Serif', serif; white-space: pre-wrap}
 #language {position: absolute; top: 12px; right: 12px; width: auto; min-width: 0; z-index: 5}
 #model label {width: 100%}
@@ -158,8 +157,8 @@ def main() -> None:
     parser.add_argument("--share", action="store_true", help="make a public link to this machine, for a day")
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # models this small gain nothing from more, and visitors have the cores for themselves
-    page = build_page()
     load(served_models()[default_model()])  # a wrong name ends the command here, and nobody waits for the first load
+    page = build_page()
     page.launch(server_name=arguments.host, server_port=arguments.port, share=arguments.share, **LAUNCH)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from modeling import PRESETS  # this import also makes Ozymandias known to the Auto classes
+from modeling import PRESETS, OzymandiasConfig  # this import also makes Ozymandias known to the Auto classes
 from space.words import say
 from training.command import UserError, in_one_line
 from training.generate import stream_text
@@ -52,29 +52,38 @@ class Served:
 
 
 def served_models() -> dict[str, Served]:
-    """The checkpoints to pick from, by key: the one that `OZYMANDIAS_MODEL` names, then those in the repository.
+    """The checkpoints that write, by key: the one that `OZYMANDIAS_MODEL` names, then those in the repository.
 
     `OZYMANDIAS_MODEL` is a folder or a Hub id, with `@REVISION` behind it to pin one.
     """
-    models = {}
-    if named := os.environ.get("OZYMANDIAS_MODEL"):
-        source, _, revision = named.partition("@")
-        models["named"] = Served(source, revision or None, source)
-    for name in ("english", "chinese", *(f"poetry-{step}" for step in EVOLUTION)):
-        folder = CHECKPOINTS / name
-        if folder.is_dir():
-            models[name] = Served(str(folder), None, label(name, folder))
-    return models
+    named = {key: model for key, model in named_model().items() if is_decoder(model.source, model.revision)}
+    return named | shipped(["english", "chinese", *(f"poetry-{step}" for step in EVOLUTION)])
 
 
 def seen_models() -> dict[str, Served]:
-    """The checkpoints to look into, by key: those that write, and the two of other architectures."""
-    models = served_models()
-    for name in ("oz-encoder", "oz-next-passage"):
-        folder = CHECKPOINTS / name
-        if folder.is_dir():
-            models[name] = Served(str(folder), None, label(name, folder))
-    return models
+    """The checkpoints to look into, by key: those that write, and those of other architectures."""
+    return named_model() | served_models() | shipped(["oz-encoder", "oz-next-passage"])
+
+
+def named_model() -> dict[str, Served]:
+    name = os.environ.get("OZYMANDIAS_MODEL")
+    source, _, revision = (name or "").partition("@")
+    return {"named": Served(source, revision or None, source)} if source else {}
+
+
+def shipped(names: list[str]) -> dict[str, Served]:
+    folders = {name: CHECKPOINTS / name for name in names}
+    return {name: Served(str(path), None, label(name, path)) for name, path in folders.items() if path.is_dir()}
+
+
+@lru_cache
+def is_decoder(source: str, revision: str | None) -> bool:
+    """Whether a checkpoint writes on by itself; of one that cannot be read, loading it will say so."""
+    try:
+        config = OzymandiasConfig.from_pretrained(source, revision=revision)
+    except (OSError, ValueError):
+        return True
+    return config.is_causal and not config.is_encoder_decoder
 
 
 def default_model() -> str:

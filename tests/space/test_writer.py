@@ -118,6 +118,13 @@ def test_named_checkpoint_comes_first(trained, monkeypatch):
     assert text.startswith("The moon")
 
 
+def test_a_named_encoder_can_be_looked_into_and_does_not_write(monkeypatch):
+    monkeypatch.setenv("OZYMANDIAS_MODEL", str(writer.CHECKPOINTS / "oz-encoder"))
+    assert "named" in writer.seen_models()
+    assert "named" not in served_models()
+    assert writer.default_model() == "english"
+
+
 @pytest.mark.parametrize("damage", ["truncated", "missing"])
 def test_damaged_checkpoint_is_told(trained, tmp_path, monkeypatch, damage):
     folder = shutil.copytree(trained / "best", tmp_path / "bad")
