@@ -138,7 +138,8 @@ class EvolutionTab:
         with gr.Row():
             self.sample = words(gr.Textbox, "lab_text", value=SAMPLES[0], max_lines=4, scale=6, elem_id="lab-text")
             run = words(gr.Button, "lab_run", variant="primary", min_width=120, elem_id="lab-run")
-        words.name("lab_examples", gr.Examples(SAMPLES, self.sample).dataset)
+        examples = words(gr.Dataset, "lab_examples", components=[self.sample], samples=[[text] for text in SAMPLES])
+        examples.click(lambda example: example[0], examples, self.sample, api_visibility="private")
         self.pieces = {}
         for kind in evolution.LABORATORY:
             told = gr.Markdown(elem_id=f"lab-told-{kind}")

@@ -33,10 +33,7 @@ class Words:
 
     def __call__(self, kind: Callable[..., Component], name: str, **options) -> Component:
         """A component of a kind, with its words."""
-        return self.name(name, kind(**TEXTS["en"]["components"][name], **options))
-
-    def name(self, name: str, component: Component) -> Component:
-        """Let a component that was made in another way have its words."""
+        component = kind(**TEXTS["en"]["components"][name], **options)
         self.named.append((name, component))
         return component
 

@@ -67,7 +67,7 @@ class WriteTab:
             self.stop = words(gr.Button, "stop", variant="stop", elem_id="stop", min_width=90)
         models = writer.served_models()
         examples = [text for text in EXAMPLES if "chinese" in models or not writer.is_chinese([text])]
-        words.name("examples", gr.Examples(examples, self.prompt).dataset)
+        self.examples = words(gr.Dataset, "examples", components=[self.prompt], samples=[[text] for text in examples])
 
     def build_settings(self, words: Words) -> None:
         choices = [(model.label, key) for key, model in writer.served_models().items()]
@@ -98,6 +98,8 @@ class WriteTab:
             self.chat.undo(self.undo, asked, conversation, api_visibility="private"),
             self.chat.clear(lambda: [], None, self.chat, api_visibility="private"),
         ]
+        # `gr.Examples` would put the box's first words back with the example.
+        self.examples.click(lambda example: example[0], self.examples, self.prompt, api_visibility="private")
         self.stop.click(stop_writing, queue=False, api_visibility="private")
         for event in written:
             self.after_writing(event)
@@ -205,7 +207,7 @@ class WriteTab:
             self.originality: say(language, "comparing"),
             self.surprise: gr.update(value=figures.surprise(scored, language), visible=True),
         }
-        served, _, _ = writer.begin(question(history, index), key_of(history, index))
+        served, _ = writer.begin(question(history, index), key_of(history, index))
         original = copied_passages(text, served.source, text[:begun])
         yield {
             self.tokens: {"lines": describe_lines(text, begun, scored, original.passages, language)},
@@ -233,9 +235,9 @@ def examine(history: Messages, index: int) -> tuple[str, int, list[ScoredToken]]
     Raises:
         UserError: its model cannot be had, or it has written nothing yet.
     """
-    served, start, shown = writer.begin(question(history, index), key_of(history, index))
-    text = plain(history[index]["content"])
-    return text, len(shown), score_tokens(*load_eager(served.source, served.revision), start, text[len(shown) :])
+    served, opening = writer.begin(question(history, index), key_of(history, index))
+    text, begun = plain(history[index]["content"]), len(opening.shown)
+    return text, begun, score_tokens(*load_eager(served.source, served.revision), opening.start, text[begun:])
 
 
 def describe_lines(

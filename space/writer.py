@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -153,26 +154,35 @@ def quatrain_request(prompt: str) -> str:
     return TITLE_START + request(form, next(filter(None, found.groups())) if found else "春")
 
 
-def choose(prompt: str, key: str, models: dict[str, Served]) -> tuple[str, str, str]:
-    """The model that answers, what it is given, and what of that belongs to the answer."""
+class Opening(NamedTuple):
+    """How an answer begins: the model, what it is given, what of that the reader sees, and what ends the answer."""
+
+    model: str
+    start: str
+    shown: str
+    end: str = ""
+
+
+def choose(prompt: str, key: str, models: dict[str, Served]) -> Opening:
+    """How the answer to a prompt begins, where the reader has picked a model."""
     corpus = asked_for(prompt)
     if corpus == "chinese" and "chinese" not in models:
         corpus = ""
     if (corpus == "chinese" or is_chinese([prompt])) and key not in ("chinese", "named") and "chinese" in models:
         key = "chinese"
     if corpus == "chinese":
-        return key, quatrain_request(prompt), ""
+        return Opening(key, quatrain_request(prompt), "", end=TITLE_START)
     if corpus and key != "named" and not key.startswith(corpus) and "english" in models:
         key = "english"
     if corpus and key == "english":
-        return key, *ENGLISH_STARTS[corpus]
+        return Opening(key, *ENGLISH_STARTS[corpus])
     if corpus:
-        return key, TITLE_START, ""
-    return key, prompt, prompt
+        return Opening(key, TITLE_START, "")
+    return Opening(key, prompt, prompt)
 
 
-def begin(prompt: str, key: str) -> tuple[Served, str, str]:
-    """The model that answers a prompt, what it is given, and what of that belongs to the answer.
+def begin(prompt: str, key: str) -> tuple[Served, Opening]:
+    """The model that answers a prompt, and how the answer begins.
 
     Raises:
         UserError: a prompt that is empty or too long, or an unknown model.
@@ -180,10 +190,10 @@ def begin(prompt: str, key: str) -> tuple[Served, str, str]:
     if problem := check_prompt(prompt):
         raise UserError(problem)
     models = served_models()
-    key, start, text = choose(prompt, key, models)
-    if key not in models:
-        raise UserError(f"there is no model '{key}'; pick one of {', '.join(models)}.")
-    return models[key], start, text
+    opening = choose(prompt, key, models)
+    if opening.model not in models:
+        raise UserError(f"there is no model '{opening.model}'; pick one of {', '.join(models)}.")
+    return models[opening.model], opening
 
 
 def lend_gpu(call: Callable) -> Callable:
@@ -215,7 +225,7 @@ def answer(
     Raises:
         UserError: a prompt that is empty or too long, an unknown model, or one that cannot be loaded.
     """
-    served, start, text = begin(prompt, key)
+    served, (_, start, text, end) = begin(prompt, key)
     if kept is not None:
         start, text = start + kept[len(text) :], kept
     model, tokenizer = load(served)
@@ -231,6 +241,9 @@ def answer(
     shown = time.monotonic()
     for piece in pieces:
         text += piece
+        if end and end in text:
+            text = text.partition(end)[0]
+            break
         if time.monotonic() - shown > BETWEEN_UPDATES:
             shown = time.monotonic()
             yield text

@@ -77,7 +77,14 @@ def test_a_conversation_and_a_language_are_kept_by_the_browser(page):
 
 
 def test_a_browser_that_asks_for_chinese_gets_it(visit):
-    visit(locale="zh-CN").get_by_role("tab", name="写作").wait_for()
+    page = visit(locale="zh-CN")
+    page.get_by_role("tab", name="写作").wait_for()
+    page.get_by_role("button", name="写一首七言绝句").click()
+    wait_until(lambda: page.input_value("#prompt textarea").startswith("写一首"))
+    assert page.get_attribute("#prompt textarea", "placeholder").startswith("起一句")
+    page.locator("#explain input").check()
+    page.click("#send")
+    page.locator("#answer-tokens .remark").get_by_text("7 + 7").first.wait_for()
 
 
 def test_why_an_answer_was_written_so_and_another_way_to_go_on(page):

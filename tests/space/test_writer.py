@@ -6,6 +6,7 @@ from space import writer
 from space.writer import EVOLUTION, LONGEST_PROMPT, answer, asked_for, check_prompt, quatrain_request, served_models
 from training.command import UserError
 from training.quality import is_chinese
+from training.quatrains import form_of
 
 
 @pytest.mark.parametrize(
@@ -68,8 +69,8 @@ def test_a_quatrain_is_asked_for_as_the_model_learned_it(prompt, subject):
 
 
 def test_chinese_is_answered_by_the_chinese_model():
-    *_, poem = answer("写一首七言绝句，题目：月", "english", length=60, seed=5)
-    assert is_chinese([poem])
+    *_, poem = answer("写一首七言绝句，题目：月", "english", length=200, seed=5)
+    assert form_of(poem) == "七言绝句"  # one, and no more
     *_, line = answer("明月松间", "poetry-gpt", length=20, seed=5)
     assert line.startswith("明月松间")
     assert is_chinese([line])
