@@ -15,7 +15,7 @@ from space import api
 from space.evolution_tab import EvolutionTab
 from space.inside_tab import InsideTab
 from space.words import LANGUAGES, Words, language_of
-from space.write_tab import SIMULTANEOUS, WriteTab, examine, key_of, restore
+from space.write_tab import SIMULTANEOUS, WriteTab, examine, restore
 from space.writer import default_model, load, served_models
 from training.command import run_command
 
@@ -111,7 +111,8 @@ def connect(tabs: gr.Tabs, write: WriteTab, inside: InsideTab) -> None:
 
     def open_token(given: dict, picked: gr.EventData) -> dict:
         history, index = given[write.chat], given[write.answer]
-        text, begun, scored = examine(history, index)
+        opening, text, scored = examine(history, index)
+        begun = len(opening.shown)
         token = scored[picked._data["index"]]
         kept = text[: begun + token.begin]
         choices = [
@@ -119,11 +120,12 @@ def connect(tabs: gr.Tabs, write: WriteTab, inside: InsideTab) -> None:
             for other in token.alternatives
             if "\ufffd" not in other.text
         ]
-        asked = {inside.text: text[: begun + token.end], inside.model: key_of(history, index)}
+        read = opening.start + text[begun : begun + token.end]
         return {
             tabs: gr.Tabs(selected="inside"),
             inside.drawn: True,
-            **asked,
+            inside.text: read,
+            inside.model: opening.model,
             **inside.offer(choices, {"answer": index, "kept": kept}),
         }
 

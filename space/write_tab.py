@@ -197,18 +197,18 @@ class WriteTab:
             yield {**shown, **nothing, self.originality: say(language, "nothing_yet")}
             return
         try:
-            text, begun, scored = examine(history, index)
+            opening, text, scored = examine(history, index)
         except UserError as error:
             yield {**shown, **nothing, self.originality: str(error)}
             return
+        begun = len(opening.shown)
         yield {
             **shown,
             self.tokens: {"lines": describe_lines(text, begun, scored, (), language)},
             self.originality: say(language, "comparing"),
             self.surprise: gr.update(value=figures.surprise(scored, language), visible=True),
         }
-        served, _ = writer.begin(question(history, index), key_of(history, index))
-        original = copied_passages(text, served.source, text[:begun])
+        original = copied_passages(text, writer.served_models()[opening.model].source, text[:begun])
         yield {
             self.tokens: {"lines": describe_lines(text, begun, scored, original.passages, language)},
             self.originality: describe_originality(original, language),
@@ -229,15 +229,16 @@ def stop_writing(request: gr.Request) -> None:
         stopped.set()
 
 
-def examine(history: Messages, index: int) -> tuple[str, int, list[ScoredToken]]:
-    """An answer, how many of its characters the model was given, and the tokens that it wrote after these.
+def examine(history: Messages, index: int) -> tuple[writer.Opening, str, list[ScoredToken]]:
+    """How an answer began, the answer, and the tokens that its model wrote.
 
     Raises:
         UserError: its model cannot be had, or it has written nothing yet.
     """
     served, opening = writer.begin(question(history, index), key_of(history, index))
-    text, begun = plain(history[index]["content"]), len(opening.shown)
-    return text, begun, score_tokens(*load_eager(served.source, served.revision), opening.start, text[begun:])
+    text = plain(history[index]["content"])
+    model, tokenizer = load_eager(served.source, served.revision)
+    return opening, text, score_tokens(model, tokenizer, opening.start, text[len(opening.shown) :])
 
 
 def describe_lines(

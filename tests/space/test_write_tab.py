@@ -85,6 +85,10 @@ def test_a_browser_that_asks_for_chinese_gets_it(visit):
     page.locator("#explain input").check()
     page.click("#send")
     page.locator("#answer-tokens .remark").get_by_text("7 + 7").first.wait_for()
+    page.locator("#answer-tokens .token").nth(3).click()
+    page.locator("#heat .js-plotly-plot").wait_for()
+    assert page.input_value("#inside-model input").startswith("Chinese")
+    assert "七言绝句：月" in page.input_value("#inside-text textarea")  # what the model was given is shown too
 
 
 def test_why_an_answer_was_written_so_and_another_way_to_go_on(page):
