@@ -11,7 +11,7 @@ KIND is models, datasets or spaces, and the path parts in brackets may be missin
     POST /api/validate-yaml                             ModelCard.validate, upload_folder, create_commit
     POST /api/repos/create                              create_repo
     GET  /api/KIND/user/name[/revision/REV]             repo_info, model_info, space_info, repo_exists
-    GET  /api/KIND/user/name/tree/REV[/FOLDER]          list_repo_tree, list_repo_files, snapshot_download
+    GET  /api/KIND/user/name/tree/REV[/FOLDER]          list_repo_tree, list_repo_files, snapshot_download, load_dataset
     POST /api/KIND/user/name/paths-info/REV             get_paths_info
     POST /api/KIND/user/name/preupload/REV              upload_folder, create_commit: how to send each file
     POST [/KIND]/user/name.git/info/lfs/objects/batch   the same: where to PUT the large files

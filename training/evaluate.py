@@ -17,9 +17,9 @@ import math
 import torch
 from torch import nn
 from tqdm import tqdm
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from modeling.conversion import load_model
+from training.checkpoints import load_trained
 from training.command import UserError, run_command
 from training.corpora import NAMES, Corpus, load_corpus
 from training.data import IGNORED, Copy, encode, mask_spans
@@ -211,11 +211,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=0, help="texts to write and measure (default %(default)s)")
     arguments = parser.parse_args()
     corpus = load_corpus(arguments.corpus)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(arguments.checkpoint)
-        model = load_model(arguments.checkpoint)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{arguments.checkpoint} is not a checkpoint that can be loaded: {error}") from None
+    tokenizer, model = load_trained(arguments.checkpoint)
     context = arguments.context or model.config.max_position_embeddings
     choose_kernels(model, model.device, context)
     loss, accuracy = score_text(model, tokenizer, corpus.validation, context)

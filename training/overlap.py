@@ -110,8 +110,13 @@ def without_shared(train: str, validation: str) -> str:
     return "".join([*kept, train[at:]])
 
 
-def check_run(recipe: Recipe, corpus: Corpus, say: Callable[[str], None]) -> tuple[Corpus, list[dict]]:
+def check_run(
+    recipe: Recipe, corpus: Corpus, say: Callable[[str], None], resumed: bool = False
+) -> tuple[Corpus, list[dict]]:
     """Look whether a run, or one that its checkpoint comes from, trains on what the run is scored on.
+
+    Args:
+        resumed: the run was looked at when it began; a large text takes a minute, so that it is not done again.
 
     Returns:
         The corpus, without what `remove_overlap` leaves out; and what the checkpoint was trained on before, as
@@ -125,6 +130,16 @@ def check_run(recipe: Recipe, corpus: Corpus, say: Callable[[str], None]) -> tup
         left = without_shared(corpus.train, corpus.validation)
         say(f"left out of training: {len(corpus.train) - len(left):,} characters, with what the validation split has")
         corpus = dataclasses.replace(corpus, training_text=left)
+    earlier = trained_on(recipe.start_from)
+    if not resumed:
+        compare_with_itself(corpus, say)
+        for stage in earlier:
+            compare_with_stage(recipe, corpus, stage, say)
+    return corpus, earlier
+
+
+def compare_with_itself(corpus: Corpus, say: Callable[[str], None]) -> None:
+    """Look whether a corpus trains on its own validation split, as [`check_run`] says."""
     share, found = describe(corpus.name, corpus.train, corpus.name, corpus.validation)
     if share > TOLERATED:
         remedy = "--remove_overlap true leaves them out of training"
@@ -132,21 +147,22 @@ def check_run(recipe: Recipe, corpus: Corpus, say: Callable[[str], None]) -> tup
             raise UserError(f"{found}; {remedy}.")
         found += f"; the loss flatters by as much, and {remedy}"
     say(found)
-    earlier = trained_on(recipe.start_from)
-    for stage in earlier:
-        try:
-            before = load_corpus(stage["name"], recipe.accept_changed_corpus, recipe.text_column)
-        except UserError:
-            before = None
-        if before is None or before.sha256 != stage["sha256"]:
-            say(f"{recipe.start_from} was trained on {stage['name']}, which is not here to be compared")
-            continue
-        train = without_shared(before.train, before.validation) if stage.get("overlap_removed") else before.train
-        share, found = describe(before.name, train, corpus.name, corpus.validation)
-        if share > TOLERATED and before.sha256 != corpus.sha256:
-            raise UserError(f"{found}; start from a checkpoint that has not seen them.")
-        say(found)
-    return corpus, earlier
+
+
+def compare_with_stage(recipe: Recipe, corpus: Corpus, stage: dict, say: Callable[[str], None]) -> None:
+    """Look whether a stage before, one of [`trained_on`], has trained on a corpus' validation split."""
+    try:
+        before = load_corpus(stage["name"], recipe.accept_changed_corpus, recipe.text_column)
+    except UserError:
+        before = None
+    if before is None or before.sha256 != stage["sha256"]:
+        say(f"{recipe.start_from} was trained on {stage['name']}, which is not here to be compared")
+        return
+    train = without_shared(before.train, before.validation) if stage.get("overlap_removed") else before.train
+    share, found = describe(before.name, train, corpus.name, corpus.validation)
+    if share > TOLERATED and before.sha256 != corpus.sha256:
+        raise UserError(f"{found}; start from a checkpoint that has not seen them.")
+    say(found)
 
 
 def trained_on(checkpoint: str | None) -> list[dict]:

@@ -11,9 +11,8 @@ import random
 import re
 
 from tqdm import tqdm
-from transformers import AutoTokenizer
 
-from training.command import UserError, run_command
+from training.command import run_command
 from training.quality import HAN
 
 FORMS = {"五言绝句": 5, "七言绝句": 7}
@@ -46,7 +45,7 @@ def request(form: str, subject: str) -> str:
 
 
 def main() -> None:
-    from modeling.conversion import load_model
+    from training.checkpoints import load_trained
     from training.generate import stream_text
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -56,10 +55,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1, help="default %(default)s")
     parser.add_argument("--show", action="store_true", help="print those that have not the form")
     arguments = parser.parse_args()
-    try:
-        tokenizer, model = AutoTokenizer.from_pretrained(arguments.checkpoint), load_model(arguments.checkpoint).eval()
-    except (OSError, ValueError) as error:
-        raise UserError(f"{arguments.checkpoint} is not a checkpoint that can be loaded: {error}") from None
+    tokenizer, model = load_trained(arguments.checkpoint)
     # Each sample may go on for three times as long as it should, so that a poem with more lines is seen as one.
     draw, kept = random.Random(arguments.seed), {name: 0 for name in FORMS}
     asked = [(list(FORMS)[number % len(FORMS)], draw.choice(SUBJECTS)) for number in range(arguments.samples)]

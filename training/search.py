@@ -19,9 +19,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 from tqdm import tqdm
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from modeling.conversion import load_model
+from training.checkpoints import load_trained
 from training.command import UserError, in_one_line, run_command
 from training.corpora import NAMES, cache_folder, load_corpus
 
@@ -144,11 +144,7 @@ def main() -> None:
     if not arguments.query.strip():
         raise UserError("there is nothing to look for; give a few words.")
     text = load_corpus(arguments.corpus).text
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(arguments.checkpoint)
-        model = load_model(arguments.checkpoint).eval()
-    except (OSError, ValueError) as error:
-        raise UserError(f"{arguments.checkpoint} cannot be loaded: {in_one_line(error)}") from None
+    tokenizer, model = load_trained(arguments.checkpoint)
     if not model.config.is_encoder_decoder and model.config.is_causal:
         raise UserError(f"{arguments.checkpoint} is a decoder, which sees no text whole; give an encoder.")
     places = cut_passages(text, model.config.max_position_embeddings)

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, BertConfig, GPT2Config, LlamaConf
 from modeling import OzymandiasForCausalLM, OzymandiasForConditionalGeneration, preset_config
 from modeling.conversion import from_transformers, to_transformers
 from modeling.families import FAMILIES
-from tests.conftest import run
+from tests.forks import run_forked
 from tokenizer import build_character_tokenizer
 
 SMALL = {"vocab_size": 61, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
@@ -196,7 +196,7 @@ def test_what_torch_cannot_express_or_we_cannot_take_is_said():
         to_transformers(ours)
 
 
-def test_trained_architectures_of_ours_run_without_our_code(tmp_path, outside):
+def test_trained_architectures_of_ours_run_without_our_code(tmp_path):
     """A Llama-shaped checkpoint is exported, and transformers alone gives its logits."""
     tokenizer = build_character_tokenizer("the moon upon the water")
     fields = {"feed_forward_type": "gated", "hidden_act": "silu", "vocab_size": len(tokenizer), "pad_token_id": 2}
@@ -205,12 +205,13 @@ def test_trained_architectures_of_ours_run_without_our_code(tmp_path, outside):
         model = OzymandiasForCausalLM(preset_config("modern", use_qk_norm=qk_norm, **fields)).eval()
         model.save_pretrained(tmp_path / "ours")
         tokenizer.save_pretrained(tmp_path / "ours")
-        said = run("-m", "modeling.conversion", tmp_path / "ours", tmp_path / name).stdout
+        said = run_forked("-m", "modeling.conversion", tmp_path / "ours", tmp_path / name).stdout
         assert name in said
         torch.save(model(**tokenizer("the moon", return_tensors="pt")).logits, tmp_path / "logits.pt")
-        outside(
+        run_forked(
+            "-c",
             f"""
-import torch
+import sys, torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 folder = {str(tmp_path / name)!r}
 model = AutoModelForCausalLM.from_pretrained(folder)
@@ -218,9 +219,10 @@ assert type(model).__name__ == {name!r}
 inputs = AutoTokenizer.from_pretrained(folder)("the moon", return_tensors="pt")
 expected = torch.load({str(tmp_path / "logits.pt")!r})
 assert (model(**inputs).logits - expected).abs().max() < 1e-5
-"""
+assert "modeling" not in sys.modules
+""",
         )
-        back = run("-m", "modeling.conversion", tmp_path / name, tmp_path / f"{name}-back").stdout
+        back = run_forked("-m", "modeling.conversion", tmp_path / name, tmp_path / f"{name}-back").stdout
         assert "OzymandiasForCausalLM" in back
         loaded = AutoModelForCausalLM.from_pretrained(tmp_path / f"{name}-back").eval()
         logits = loaded(**tokenizer("the moon", return_tensors="pt")).logits

@@ -4,7 +4,8 @@ import torch
 from modeling import PRESETS, OzymandiasForCausalLM, preset_config
 from modeling.modeling_ozymandias import model_class
 from modeling.verify import TOLERANCE, as_table, verify
-from tests.conftest import PROJECT, run
+from tests.conftest import PROJECT
+from tests.forks import run_forked
 
 
 def texts() -> list[torch.Tensor]:
@@ -50,8 +51,8 @@ def test_a_broken_equivalence_shows():
 
 
 def test_command():
-    said = run("-m", "modeling.verify", PROJECT / "space" / "checkpoints" / "poetry-modern").stdout
+    said = run_forked("-m", "modeling.verify", PROJECT / "space" / "checkpoints" / "poetry-modern").stdout
     assert "eager and sdpa attention" in said
-    missing = run("-m", "modeling.verify", "/no/such/folder", check=False)
+    missing = run_forked("-m", "modeling.verify", "/no/such/folder", check=False)
     assert missing.returncode == 1
     assert "Traceback" not in missing.stderr

@@ -38,7 +38,7 @@ def record_of(name: str) -> dict:
 def test_nothing_else_is_shipped_and_all_is_small():
     files = [path for path in CHECKPOINTS.rglob("*") if path.is_file()]
     assert {path.relative_to(CHECKPOINTS).parts[0] for path in files} == set(NAMES)
-    assert sum(path.stat().st_size for path in files) < 45e6
+    assert sum(path.stat().st_size for path in files) < 50e6
     assert {path.suffix for path in files} <= {".json", ".jsonl", ".safetensors", ".py", ".md"}
 
 
@@ -60,7 +60,7 @@ def test_record_is_of_this_checkpoint(name):
     assert record["parameters"] == model.num_parameters()
     assert name in TUNED + SHOWN or name.startswith(record["corpus"]["name"])
     assert record["recipe"].get("task", "next_token") == "next_token" or name in OTHERS
-    if name not in TUNED:
+    if name not in TUNED and record["recipe"].get("tokenizer", "character") == "character":
         assert record["first_validation_loss"] == pytest.approx(math.log(model.config.vocab_size), abs=0.2)
 
 

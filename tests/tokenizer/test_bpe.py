@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from tests.conftest import run
+from tests.forks import run_forked
 from tokenizer import build_bpe_tokenizer, build_character_tokenizer, encode_batch, encode_text, token_bytes
 from training.corpora import load_corpus
 
@@ -83,6 +83,6 @@ def test_what_cannot_be_built_is_refused(build):
 def test_command(tmp_path):
     (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
     command = ("-m", "tokenizer.train", tmp_path / "text.txt", "--output", tmp_path / "made", "--kind", "bpe")
-    assert "300 tokens" in run(*command, "--vocab_size", "300").stdout
-    refused = run(*command, "--vocab_size", "100", check=False)
+    assert "300 tokens" in run_forked(*command, "--vocab_size", "300").stdout
+    refused = run_forked(*command, "--vocab_size", "100", check=False)
     assert (refused.returncode, "at least 259" in refused.stderr, "Traceback" in refused.stderr) == (2, True, False)

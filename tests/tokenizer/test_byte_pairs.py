@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import run
+from tests.forks import run_forked
 from tokenizer import build_bpe_tokenizer, encode_text
 from tokenizer.bpe import BYTE_OF
 from tokenizer.byte_pairs import BytePairs
@@ -48,14 +48,16 @@ def test_each_merge_is_shown():
 
 def test_inspect_shows_pieces_and_merges(tmp_path):
     (tmp_path / "text.txt").write_text("the cat sat on the mat, the cat sat", encoding="utf-8")
-    shown = run("-m", "tokenizer.inspect", "the春", "--learn", tmp_path / "text.txt", "--vocab_size", "262").stdout
+    shown = run_forked(
+        "-m", "tokenizer.inspect", "the春", "--learn", tmp_path / "text.txt", "--vocab_size", "262"
+    ).stdout
     assert "'the'\n    't' 'h' 'e'\n    't' 'he'\n    'the'\n" in shown
     assert "(part of a character)" in shown
     assert "4 tokens for 4 characters (6 bytes): 1.00 characters a token" in shown
     build_bpe_tokenizer("the moon the moon", 270).save_pretrained(tmp_path / "saved")
-    shown = run("-m", "tokenizer.inspect", "the moon", "--tokenizer", tmp_path / "saved").stdout
+    shown = run_forked("-m", "tokenizer.inspect", "the moon", "--tokenizer", tmp_path / "saved").stdout
     assert "2 tokens for 8 characters" in shown
-    wrong = run("-m", "tokenizer.inspect", "x", "--tokenizer", tmp_path / "none", check=False)
+    wrong = run_forked("-m", "tokenizer.inspect", "x", "--tokenizer", tmp_path / "none", check=False)
     assert wrong.returncode == 1
     assert "holds no tokenizer" in wrong.stderr
     assert "Traceback" not in wrong.stderr

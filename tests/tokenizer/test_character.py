@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from tests.conftest import run
+from tests.forks import run_forked
 from tokenizer import build_character_tokenizer
 
 TOKENIZER = build_character_tokenizer("To be, or not to be: that is the question.\n")
@@ -76,10 +76,10 @@ def test_empty_text_is_refused():
 
 def test_command(tmp_path):
     (tmp_path / "text.txt").write_text("the moon", encoding="utf-8")
-    said = run("-m", "tokenizer.train", tmp_path / "text.txt", "--output", tmp_path / "made").stdout
+    said = run_forked("-m", "tokenizer.train", tmp_path / "text.txt", "--output", tmp_path / "made").stdout
     assert str(3 + 256 + 7) in said
     assert AutoTokenizer.from_pretrained(tmp_path / "made").tokenize("moon") == list("moon")
-    missing = run("-m", "tokenizer.train", tmp_path / "no.txt", "--output", tmp_path / "x", check=False)
+    missing = run_forked("-m", "tokenizer.train", tmp_path / "no.txt", "--output", tmp_path / "x", check=False)
     assert missing.returncode == 2
     assert "no.txt" in missing.stderr
     assert "Traceback" not in missing.stderr

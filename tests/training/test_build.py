@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.conftest import run
+from tests.forks import run_forked
 from training.build import build_model, build_tokenizer
 from training.command import UserError
 from training.corpora import load_corpus
@@ -125,8 +125,8 @@ def test_averaged_weights_are_scored_and_survive_a_stop(tmp_path):
         "from training.pretrain import main\n"
         "run_command(main)\n"
     )
-    assert run(tmp_path / "stop.py", *command[2:], check=False).returncode == 130
-    run(*command)
+    assert run_forked(tmp_path / "stop.py", *command[2:], check=False).returncode == 130
+    run_forked(*command)
     unbroken, broken = (record_of(tmp_path / name) for name in ("unbroken", "broken"))
     assert broken["final_validation_loss"] == unbroken["final_validation_loss"]
 
@@ -146,6 +146,6 @@ def test_a_part_is_scored_on_the_way_and_the_whole_at_the_end(tmp_path):
 
 
 def test_evaluate_prints_what_samples_are_worth(base):
-    said = run("-m", "training.evaluate", base / "best", "--corpus", "sampler", "--samples", "2").stdout
+    said = run_forked("-m", "training.evaluate", base / "best", "--corpus", "sampler", "--samples", "2").stdout
     for words in ("nats per character", "bits", "ranked first", "stride 16", "real words", "copied", "distinct"):
         assert words in said

@@ -9,9 +9,20 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from modeling import OzymandiasForCausalLM, preset_config
-from tests.conftest import run
+from modeling.conversion import load_model
+from tests.forks import run_forked
 from tokenizer import build_character_tokenizer
-from training.checkpoints import REPLACED, UNFINISHED, list_checkpoints, load_checkpoint, recover, save_model, writing
+from training.checkpoints import (
+    REPLACED,
+    UNFINISHED,
+    list_checkpoints,
+    list_snapshots,
+    load_checkpoint,
+    load_snapshot,
+    recover,
+    save_model,
+    writing,
+)
 from training.command import UserError
 from training.optimizers import build_optimizers
 from training.recipe import load_recipe
@@ -144,7 +155,7 @@ sys.argv = ["pretrain", "--recipe", "smoke", "--steps", "6", "--evaluate_every",
             "--checkpoint_every", "3", "--optimizer", "adamw", "--output", {str(tmp_path / "run")!r}]
 run_command(main)
 """
-    done = run("-c", program, check=False)
+    done = run_forked("-c", program, check=False)
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
     assert done.returncode == 1
     assert "checkpoint-3 could not be written" in done.stderr
@@ -153,4 +164,19 @@ run_command(main)
     assert not list(tmp_path.glob("run/*" + UNFINISHED))
     # With room again the same command goes to the end.
     command = program.replace("resource.setrlimit", "(lambda *a: None)")
-    assert "best validation loss" in run("-c", command).stdout
+    assert "best validation loss" in run_forked("-c", command).stdout
+
+
+def test_snapshots_are_the_weights_of_their_steps(trained):
+    """In half precision, at the steps that the recipe names and no others, and scored."""
+    snapshots = list_snapshots(trained)
+    assert list(snapshots) == [0, 20]
+    model = load_model(trained / "best")
+    last = {name: weight.clone() for name, weight in model.state_dict().items()}
+    load_snapshot(model, snapshots[0])
+    assert not torch.equal(model.state_dict()["model.embed_tokens.weight"], last["model.embed_tokens.weight"])
+    assert model.lm_head.weight is model.get_input_embeddings().weight  # still tied
+    scored = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    assert {0, 20} <= {line["step"] for line in scored if "validation_loss" in line}
+    with pytest.raises(UserError, match="not a snapshot of this model"):
+        load_snapshot(model.model, snapshots[0])

@@ -10,6 +10,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from tests.conftest import run
+from tests.forks import run_forked
+from tests.hub_server import HubServer, Repo
 from training import corpora as registry
 from training.command import UserError
 from training.corpora import SAMPLER, load_corpus
@@ -97,20 +99,26 @@ def test_folder_of_texts_is_one_corpus(tmp_path):
     assert (corpus.name, corpus.text) == (tmp_path.name, "first\n\nsecond\n\nthird")
 
 
-def test_dataset_of_the_hub_has_a_column(monkeypatch):
-    import datasets
-
-    asked = []
-
-    def load(name, split):
-        asked.append((name, split))
-        return datasets.Dataset.from_dict({"poem": ["first", "", None, "second"], "id": [1, 2, 3, 4]})
-
-    monkeypatch.setattr(datasets, "load_dataset", load)
-    assert load_corpus("someone/poems", column="poem").text == "first\n\nsecond"
-    assert asked == [("someone/poems", "train")]
-    with pytest.raises(UserError, match=r"no column 'text' but poem, id; give --text_column"):
-        load_corpus("someone/poems")
+def test_dataset_of_the_hub_is_fetched_and_has_a_column(tmp_path):
+    """From a Hub on loopback, by a fresh process, since `datasets` looks for the Hub's address when it is imported."""
+    program = """
+from training.command import UserError
+from training.corpora import load_corpus
+print(repr(load_corpus("user/poems", column="poem").text))
+try:
+    load_corpus("user/poems")
+except UserError as error:
+    print(error)
+"""
+    poems = {"train": ["first", "", None, "second"], "test": ["third"]}
+    with HubServer() as hub:
+        hub.repos["datasets/user/poems"] = repo = Repo("datasets", "user/poems")
+        rows = {split: [json.dumps({"poem": poem, "id": 1}) for poem in of] for split, of in poems.items()}
+        repo.commit("poems", {f"{split}.jsonl": "\n".join(lines).encode() for split, lines in rows.items()})
+        said = run("-c", program, HF_ENDPOINT=hub.endpoint, HF_HUB_OFFLINE=0, HF_HOME=tmp_path).stdout
+    text, refusal = said.splitlines()
+    assert text == repr("first\n\nsecond")
+    assert "the dataset user/poems has no column 'text' but poem, id; give --text_column" in refusal
 
 
 @pytest.mark.parametrize(
@@ -244,8 +252,8 @@ def test_chinese_poems_are_in_order_and_in_simplified_characters():
 
 
 def test_command_lists_and_loads():
-    listed = run("-m", "training.corpora").stdout
+    listed = run_forked("-m", "training.corpora").stdout
     assert all(name in listed for name in registry.NAMES)
-    loaded = run("-m", "training.corpora", "sampler").stdout
+    loaded = run_forked("-m", "training.corpora", "sampler").stdout
     assert "27,488" in loaded
     assert load_corpus("sampler").sha256[:16] in loaded

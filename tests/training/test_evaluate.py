@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from modeling import OzymandiasForCausalLM, preset_config
-from tests.conftest import run
+from tests.forks import run_forked
 from tokenizer import build_character_tokenizer
 from training.command import UserError
 from training.data import IGNORED
@@ -70,10 +70,10 @@ def test_nothing_to_score_is_told():
 
 
 def test_command_repeats_the_recorded_loss(trained):
-    said = run("-m", "training.evaluate", trained / "best", "--corpus", "sampler").stdout
+    said = run_forked("-m", "training.evaluate", trained / "best", "--corpus", "sampler").stdout
     recorded = json.loads((trained / "run.json").read_text())["best_validation_loss"]
     assert f"{recorded:.4f} nats" in said
-    missing = run("-m", "training.evaluate", trained / "nothing", "--corpus", "sampler", check=False)
+    missing = run_forked("-m", "training.evaluate", trained / "nothing", "--corpus", "sampler", check=False)
     assert missing.returncode == 1
     assert "nothing" in missing.stderr
     assert "Traceback" not in missing.stderr

@@ -1,15 +1,21 @@
 import json
+import shutil
 
 import pytest
 
-from tests.conftest import run
+from tests.forks import run_forked
 from training.command import UserError
 from training.corpora import Corpus, load_corpus
+from training.loop import train
 from training.overlap import check_run, describe, find_shared, trained_on, without_shared
-from training.recipe import Recipe
+from training.recipe import Recipe, load_recipe
 
 PASSAGE = "Nobody who has read this line before has forgotten what it says."  # 64 bytes
 CHINESE = "一二三四五六七八九十甲乙丙丁戊己庚辛"  # 18 characters of 3 bytes
+
+
+def small(**fields) -> Recipe:
+    return load_recipe("smoke", [(name, str(value)) for name, value in fields.items()])
 
 
 def words(seed: int, count: int = 400) -> str:
@@ -81,6 +87,39 @@ def test_fine_tuning_on_what_the_checkpoint_has_seen_is_refused(tmp_path, capsys
     assert "is not here to be compared" in capsys.readouterr().out
 
 
+def test_a_run_that_goes_on_is_not_looked_through_again(tmp_path, capsys):
+    """It says nothing of shared passages then, but leaves the same out, and its lineage is the same."""
+    mine, fine = tmp_path / "mine.txt", tmp_path / "fine"
+    mine.write_text(f"{PASSAGE} {words(1)}\n\n{words(2, 2000)} {PASSAGE}", encoding="utf-8")
+    fields = {"steps": 2, "checkpoint_every": 1, "log_every": 1, "sample_length": 1, "batch_size": 2, "context": 16}
+    fields |= {"model.hidden_size": 32, "model.num_hidden_layers": 1}
+    train(small(**fields), tmp_path / "base")
+    del fields["model.hidden_size"], fields["model.num_hidden_layers"]
+    recipe = small(**fields, corpus=mine, start_from=tmp_path / "base" / "best", remove_overlap="true", model="{}")
+
+    def go_on(**options) -> tuple[str, list, list]:
+        """What the run says, what it was trained on before, and its losses."""
+        capsys.readouterr()
+        train(recipe, fine, **options)
+        lines = [json.loads(line) for line in (fine / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        losses = [line.get("train_loss", line.get("validation_loss")) for line in lines]
+        return capsys.readouterr().out, json.loads((fine / "run.json").read_text())["trained_on_before"], losses
+
+    said, earlier, losses = go_on()
+    assert "training text of mine shares no passage" in said
+    assert "training text of sampler shares no passage" in said
+    assert [stage["name"] for stage in earlier] == ["sampler"]
+    shutil.rmtree(fine / "checkpoint-2")
+    (fine / "run.json").write_text(json.dumps({**json.loads((fine / "run.json").read_text()), "finished": False}))
+    resumed, *rest = go_on()
+    assert "going on from step 1" in resumed
+    assert "shares" not in resumed
+    (left_out,) = [line for line in said.splitlines() if line.startswith("left out of training")]
+    assert left_out in resumed
+    assert rest == [earlier, losses]
+    assert "shares no passage" in go_on(overwrite=True)[0]
+
+
 def test_lineage_grows_by_every_stage(tmp_path):
     before = {"name": "classics", "sha256": "01"}
     record = {"recipe": {"corpus": "oz"}, "corpus": {"sha256": "02"}, "trained_on_before": [before]}
@@ -92,18 +131,18 @@ def test_lineage_grows_by_every_stage(tmp_path):
 def test_command(tmp_path):
     (tmp_path / "a.txt").write_text(f"{PASSAGE} {words(1)}", encoding="utf-8")
     (tmp_path / "b.txt").write_text(f"{words(2)} {PASSAGE}", encoding="utf-8")
-    found = run("-m", "training.overlap", tmp_path / "a.txt", tmp_path / "b.txt", check=False)
+    found = run_forked("-m", "training.overlap", tmp_path / "a.txt", tmp_path / "b.txt", check=False)
     assert found.returncode == 1
     assert "training text of a shares 1 passage" in found.stderr
-    assert "shares no passage" in run("-m", "training.overlap", tmp_path / "b.txt", tmp_path / "a.txt").stdout
+    assert "shares no passage" in run_forked("-m", "training.overlap", tmp_path / "b.txt", tmp_path / "a.txt").stdout
 
 
 @pytest.mark.corpora
 @pytest.mark.slow
 @pytest.mark.parametrize(("large", "small"), [("classics", "oz+poetry"), ("chinese-poems", "shijing+lunyu")])
 def test_no_corpus_trains_on_what_another_is_scored_on(corpora, large, small):
-    for train in (large, small):
-        assert describe(train, load_corpus(train).train, small, load_corpus(small).validation)[0] == 0
+    for name in (large, small):
+        assert describe(name, load_corpus(name).train, small, load_corpus(small).validation)[0] == 0
 
 
 @pytest.mark.corpora

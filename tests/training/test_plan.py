@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from tests.conftest import run
+from tests.forks import run_forked
 from training import plan
 from training.benchmarks.scaling import fit_law
 from training.command import UserError
@@ -81,15 +81,15 @@ def test_too_little_time_is_a_clear_error():
 @pytest.mark.slow
 def test_the_command_writes_a_recipe_that_trains(tmp_path):
     output = tmp_path / "mine.yaml"
-    done = run("-m", "training.plan", "--corpus", "sampler", "--minutes", "0.05", "--output", output)
+    done = run_forked("-m", "training.plan", "--corpus", "sampler", "--minutes", "0.05", "--output", output)
     assert "expect a validation loss near" in done.stdout
     recipe = load_recipe(str(output))
     assert recipe.expected_loss == yaml.safe_load(output.read_text())["expected_loss"]
-    run("-m", "training.pretrain", "--recipe", output, "--output", tmp_path / "run", "--dry-run")
+    run_forked("-m", "training.pretrain", "--recipe", output, "--output", tmp_path / "run", "--dry-run")
 
 
 @pytest.mark.parametrize("minutes", ["0", "-1"])
 def test_no_time_is_refused(minutes):
-    done = run("-m", "training.plan", "--corpus", "sampler", f"--minutes={minutes}", check=False)
+    done = run_forked("-m", "training.plan", "--corpus", "sampler", f"--minutes={minutes}", check=False)
     assert done.returncode == 1
     assert "must be more than 0" in done.stderr

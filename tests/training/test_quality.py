@@ -1,6 +1,6 @@
 import pytest
 
-from tests.conftest import run
+from tests.forks import run_forked
 from training.compressor import ppmd_loss
 from training.corpora import Corpus, load_corpus
 from training.quality import longest_copy, measure_quality
@@ -50,6 +50,11 @@ def test_forms_of_quatrains():
     assert request("五言绝句", "春") == "五言绝句：春\n"
 
 
+def test_command_counts_the_samples_that_have_the_form(trained):
+    said = run_forked("-m", "training.quatrains", trained / "best", "--samples", "2").stdout
+    assert said == "0 of 2 quatrains (0.0%) have the form that was asked for: 五言绝句 0 of 1, 七言绝句 0 of 1\n"
+
+
 @pytest.mark.corpora
 @pytest.mark.parametrize(("name", "order", "loss"), [("oz", 8, 1.2459), ("shijing", 14, 5.2547)])
 def test_the_compressor_has_its_figures(corpora, name, order, loss):
@@ -62,4 +67,4 @@ def test_the_compressor_learns(tmp_path):
     loss, order = ppmd_loss(Corpus("repeated", ("the moon upon the water " * 400,)))
     assert loss < 0.1
     assert order > 2
-    assert "order 3" in run("-m", "training.compressor", "sampler", "--orders", "3").stdout
+    assert "order 3" in run_forked("-m", "training.compressor", "sampler", "--orders", "3").stdout

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from tests.conftest import run
+from tests.forks import run_forked
 from training import results
 from training.command import UserError
 
@@ -27,10 +27,10 @@ def test_samples_cannot_break_the_table():
 
 
 def test_command_prints_the_table_of_other_runs(trained, tmp_path):
-    said = run("-m", "training.results", trained).stdout
+    said = run_forked("-m", "training.results", trained).stdout
     loss = json.loads((trained / "run.json").read_text())["best_validation_loss"]
     assert f"**{loss:.4f}**" in said
-    seeds = run("-m", "training.results", "--seeds", trained, trained).stdout
+    seeds = run_forked("-m", "training.results", "--seeds", trained, trained).stdout
     assert f"| 2 | **{loss:.4f}** | {loss:.4f} | {loss:.4f} |" in seeds
     with pytest.raises(UserError, match=r"no run\.json"):
         results.read_records([tmp_path])

@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 
 from modeling import OzymandiasForConditionalGeneration, OzymandiasForMaskedLM, preset_config
 from modeling.conversion import load_model
-from tests.conftest import run
+from tests.forks import run_forked
 from tokenizer import build_character_tokenizer
 from training.corpora import load_corpus
 from training.search import CHECKPOINT, compare, cut_passages, embed, passage_vectors
@@ -119,7 +119,9 @@ def test_command(tmp_path):
     build(tmp_path / "model", is_encoder_decoder=True)
     (tmp_path / "my.txt").write_text(TEXT, encoding="utf-8")
     options = ["--corpus", tmp_path / "my.txt", "--vectors", tmp_path / "v.safetensors", "--top", 2]
-    said = run("-m", "training.search", "A new paragraph begins.", "--checkpoint", tmp_path / "model", *options).stdout
+    said = run_forked(
+        "-m", "training.search", "A new paragraph begins.", "--checkpoint", tmp_path / "model", *options
+    ).stdout
     assert len(said.splitlines()) == 2
     assert float(said.split()[0]) >= float(said.splitlines()[1].split()[0])
     for wrong, words in (
@@ -127,7 +129,7 @@ def test_command(tmp_path):
         (["a", "--checkpoint", tmp_path / "none"], "cannot be loaded"),
         (["a", "--checkpoint", "space/checkpoints/poetry-gpt"], "is a decoder"),
     ):
-        refused = run("-m", "training.search", *wrong, *options, check=False)
+        refused = run_forked("-m", "training.search", *wrong, *options, check=False)
         assert refused.returncode == 1
         assert words in refused.stderr
         assert "Traceback" not in refused.stderr

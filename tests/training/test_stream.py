@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from tests.conftest import run
+from tests.forks import run_forked
 from tokenizer import build_character_tokenizer
 from training.command import UserError
 from training.recipe import Recipe
@@ -233,7 +233,7 @@ def test_other_tasks_are_refused(shards):
 @pytest.mark.slow
 def test_the_benchmark_of_memory_reads_a_stream_and_trains(tmp_path):
     for options in (["--gigabytes", "0.01"], ["--steps", "20"]):
-        said = run("-m", "training.benchmarks.memory", *options, "--output", tmp_path / "memory.json").stdout
+        said = run_forked("-m", "training.benchmarks.memory", *options, "--output", tmp_path / "memory.json").stdout
         figures = json.loads((tmp_path / "memory.json").read_text())
         assert len(figures["measured"]) == 10
         assert figures["growth_mb"] == pytest.approx(

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from tests.conftest import run
+from tests.forks import run_forked
 from training.command import UserError
 from training.sweep import parse_vary
 
@@ -11,12 +11,12 @@ SMALL = ["--steps", "6", "--evaluate_every", "6", "--sample_length", "2", "--mod
 
 def test_a_sweep_ranks_its_settings_and_trains_nothing_twice(tmp_path):
     command = ["-m", "training.sweep", "--recipe", "smoke", "--vary", "learning_rate=1e-2,1e-6", "--output", tmp_path]
-    assert "2 settings, 2 seeds each: 4 runs" in run(*command, "--seeds", "1,2", "--dry-run", *SMALL).stdout
+    assert "2 settings, 2 seeds each: 4 runs" in run_forked(*command, "--seeds", "1,2", "--dry-run", *SMALL).stdout
     assert not list(tmp_path.iterdir())
-    said = run(*command, *SMALL).stdout
+    said = run_forked(*command, *SMALL).stdout
     assert "best: learning_rate=1e-2" in said
     before = (tmp_path / "learning_rate=1e-6" / "seed-1" / "run.json").read_text()
-    said = run(*command, "--seeds", "1,2", *SMALL).stdout
+    said = run_forked(*command, "--seeds", "1,2", *SMALL).stdout
     assert said.count("this run is finished") == 2
     assert (tmp_path / "learning_rate=1e-6" / "seed-1" / "run.json").read_text() == before
     table = (tmp_path / "sweep.md").read_text().splitlines()
@@ -31,7 +31,7 @@ def test_wrong_sweeps_are_refused_before_any_training(tmp_path):
     with pytest.raises(UserError, match="FIELD=VALUE,VALUE"):
         parse_vary("weight_decay")
     for vary, words in (("nothing=1,2", "nothing"), ("steps=10,many", "steps"), ("weight_decay=0.1,,", "FIELD=VALUE")):
-        refused = run(
+        refused = run_forked(
             "-m", "training.sweep", "--recipe", "smoke", "--vary", vary, "--output", tmp_path / "x", check=False
         )
         assert refused.returncode == 1

@@ -14,10 +14,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import AutoTokenizer
-
-from modeling.conversion import load_model
-from training.checkpoints import RECORD
+from training.checkpoints import RECORD, load_trained
 from training.command import UserError, run_command
 from training.compressor import ppmd_loss
 from training.corpora import load_corpus
@@ -61,7 +58,7 @@ def record_row(row: Row) -> None:
     for name in row.recipes:
         train(load_recipe(name), RUNS / name)
     best = RUNS / row.recipes[-1] / "best"
-    model, tokenizer = load_model(best), AutoTokenizer.from_pretrained(best)
+    tokenizer, model = load_trained(best)
     choose_kernels(model, model.device, model.config.max_position_embeddings)
     corpus = load_corpus(row.corpus)
     loss, accuracy = score_text(model, tokenizer, corpus.validation)

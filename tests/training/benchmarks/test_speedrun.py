@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.conftest import run
+from tests.forks import run_forked
 from training.benchmarks.contenders import Course
 from training.benchmarks.speedrun import compare, spread, table
 
@@ -42,18 +42,18 @@ def test_what_was_measured_is_not_measured_again(tmp_path):
     for name in ("llama", "gpt2", "ours (speedrun)"):
         entry = {**vars(course(name, 1, *scores)), "corpus": "sampler"}
         entries.append({**entry, "matrix_peak_gflops": 100.0, "model_flops_utilisation": 0.5})
-    machine = json.loads(run("-c", PRINT_MACHINE).stdout)
+    machine = json.loads(run_forked("-c", PRINT_MACHINE).stdout)
     assert machine.keys() == describe_machine().keys()
     (tmp_path / "results.json").write_text(json.dumps({"machine": machine, "courses": entries}))
     options = ["--corpora", "sampler", "--seeds", "1", "--output", tmp_path]
-    done = run("-m", "training.benchmarks.speedrun", *options)
+    done = run_forked("-m", "training.benchmarks.speedrun", *options)
     assert "| sampler | llama | 1.0000 | 10.0 | 10.0 | 1.0 |" in done.stdout
     assert (tmp_path / "loss.png").stat().st_size > 1000
 
 
 def test_figures_of_another_machine_are_not_mixed_in(tmp_path):
     (tmp_path / "results.json").write_text(json.dumps({"machine": {}, "courses": []}))
-    done = run("-m", "training.benchmarks.speedrun", "--corpora", "sampler", "--output", tmp_path, check=False)
+    done = run_forked("-m", "training.benchmarks.speedrun", "--corpora", "sampler", "--output", tmp_path, check=False)
     assert done.returncode == 1
     assert "another machine" in done.stderr
     assert "Traceback" not in done.stderr
@@ -61,7 +61,7 @@ def test_figures_of_another_machine_are_not_mixed_in(tmp_path):
 
 @pytest.mark.parametrize("command", ["speedrun", "throughput", "levers", "memory", "scaling"])
 def test_help_says_how_to_run_it(command):
-    said = run("-m", f"training.benchmarks.{command}", "--help").stdout
+    said = run_forked("-m", f"training.benchmarks.{command}", "--help").stdout
     assert f"python -m training.benchmarks.{command}" in said
     assert "default" in said
 

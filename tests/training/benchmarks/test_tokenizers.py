@@ -1,4 +1,4 @@
-from tests.conftest import run
+from tests.forks import run_forked
 from training.benchmarks.tokenizers import measure, recipe_for
 from training.corpora import load_corpus
 
@@ -14,5 +14,5 @@ def test_longer_tokens_are_counted():
 
 
 def test_command():
-    said = run("-m", "training.benchmarks.tokenizers", "--corpus", "sampler").stdout
+    said = run_forked("-m", "training.benchmarks.tokenizers", "--corpus", "sampler").stdout
     assert said.count("byte pairs") == 4
