@@ -62,9 +62,7 @@ THEME = gr.themes.Soft(
 )
 LAUNCH = {"css": CSS, "theme": THEME, "ssr_mode": False, "mcp_server": True}
 QUIETLY = {"show_progress": "hidden", "api_visibility": "private"}
-WAITING = (
-    256  # requests that may wait for their turn, one impatient visitor's clicks too; more are refused with a message
-)
+WAITING = 256  # requests that may wait, an impatient visitor's many clicks too; more are refused with a message
 
 
 def build_page() -> gr.Blocks:

@@ -88,6 +88,7 @@ class WriteTab:
             self.tokens = words(gr.HTML, "answer_tokens", elem_id="answer-tokens", **custom("tokens"))
             self.originality = gr.Markdown(elem_id="originality")
             self.surprise = words(gr.Plot, "surprise")
+        self.explained = [self.answer, self.explanation, self.tokens, self.originality, self.surprise]
 
     def connect(self) -> None:
         asked, conversation = {self.prompt, self.chat, *self.settings, self.language}, [self.chat, self.prompt]
@@ -104,18 +105,15 @@ class WriteTab:
         for event in written:
             self.after_writing(event)
         wanted = {self.explain, self.answer, self.chat, self.language}
-        shown = [self.answer, self.explanation, self.tokens, self.originality, self.surprise]
-        gr.on([self.explain.input, self.answer.input], self.describe, wanted, shown, api_visibility="private")
-        self.chat.select(self.pick_answer, wanted, shown, api_visibility="private")
+        changes = [self.explain.input, self.answer.input]
+        gr.on(changes, self.describe, wanted, self.explained, api_visibility="private")
+        self.chat.select(self.pick_answer, wanted, self.explained, api_visibility="private")
 
     def after_writing(self, event) -> None:
         """When an answer is there: keep the conversation in the browser, and look at its last answer."""
         quietly = {"show_progress": "hidden", "api_visibility": "private"}
-        shown = [self.answer, self.explanation, self.tokens, self.originality, self.surprise]
-        wanted = {self.explain, self.chat, self.language}
-        event.then(lambda history: history, self.chat, self.saved, **quietly).then(
-            self.describe, wanted, shown, **quietly
-        )
+        kept = event.then(lambda history: history, self.chat, self.saved, **quietly)
+        kept.then(self.describe, {self.explain, self.chat, self.language}, self.explained, **quietly)
 
     def respond(self, given: dict, request: gr.Request) -> Iterator[dict]:
         """Yield the conversation while the answer to the prompt grows; a prompt that cannot be used stays there."""

@@ -1,7 +1,7 @@
 """What a tokenizer is worth: characters a token, the speed of encoding, and the loss by the character.
 
     python -m training.benchmarks.tokenizers --corpus classics              # lengths and speeds, on one core
-    python -m training.benchmarks.tokenizers --corpus poetry --train --write  # and the losses of three seeds each
+    python -m training.benchmarks.tokenizers --corpus poetry --train  # and the losses of three seeds each: half an hour
 
 Losses in nats per token cannot be compared: a longer token is harder to guess. So each model is scored in nats per
 character, after the same number of steps of as many tokens each. A model of longer tokens has then read more text.
