@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from space.inside import ScoredToken, load_eager, open_up, score_tokens
+from space.loading import load_once
 from space.writer import CHECKPOINTS, EVOLUTION, answer, served_models
 from training.checkpoints import BEST, METRICS, list_snapshots, load_snapshot, record_path
 from training.command import UserError
@@ -59,7 +59,7 @@ def best_of(run: Path) -> Path:
     return run / BEST if (run / BEST).is_dir() else run
 
 
-@lru_cache(maxsize=16)
+@load_once
 def load_grown(folder: Path, step: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model of a run as it was after a step, open to be looked into.
 

@@ -41,6 +41,7 @@ def tokens_axis(shown: list[str], **options) -> dict:
         "ticktext": shown,
         "tickfont": {"size": 10},
         "showgrid": False,
+        "zeroline": False,
         **options,
     }
 

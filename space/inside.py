@@ -12,7 +12,6 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from transformers import AutoTokenizer, DynamicCache, PreTrainedModel
@@ -21,6 +20,7 @@ from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 from modeling import OzymandiasConfig, OzymandiasModel
 from modeling.modeling_ozymandias import model_class, soft_cap
+from space.loading import load_once
 from tokenizer import token_bytes
 from tokenizer.character import is_byte
 from training.command import UserError, in_one_line
@@ -111,7 +111,7 @@ class CacheStep:
     uncached_ms: float
 
 
-@lru_cache(maxsize=8)
+@load_once
 def load_eager(source: str, revision: str | None = None) -> tuple[PreTrainedModel, Tokenizer]:
     """Load a checkpoint of any architecture, a folder or a Hub id, to look into, once.
 

@@ -16,6 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from modeling import PRESETS, OzymandiasConfig  # this import also makes Ozymandias known to the Auto classes
+from space.loading import load_once
 from space.words import say
 from training.command import UserError, in_one_line
 from training.generate import stream_text
@@ -109,7 +110,7 @@ def label(name: str, folder: Path) -> str:
     return f"{title}, {record['parameters'] / 1e6:.2f}M, loss {record['best_validation_loss']:.2f}"
 
 
-@lru_cache(maxsize=8)
+@load_once
 def load(served: Served) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a checkpoint, once.
 

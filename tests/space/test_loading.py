@@ -1,0 +1,50 @@
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from space import inside, writer
+from space.loading import load_once
+
+
+def test_one_is_loaded_at_a_time_each_once_and_again_after_an_error():
+    open_now, most, calls = [], [], []
+
+    @load_once
+    def load(name):
+        calls.append(name)
+        open_now.append(name)
+        most.append(len(open_now))
+        time.sleep(0.01)
+        open_now.remove(name)
+        if calls.count(name) == 1 and name == "broken":
+            raise ValueError("not this time")
+        return name.upper()
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(load, "abababcc")) == list("ABABABCC")
+    assert sorted(calls) == ["a", "b", "c"]
+    assert max(most) == 1
+    with pytest.raises(ValueError, match="not this time"):
+        load("broken")
+    assert load("broken") == "BROKEN"
+
+
+def test_models_that_threads_load_at_once_are_whole():
+    """Without a lock some of them kept weights without memory, for good."""
+    names = [path.name for path in writer.CHECKPOINTS.iterdir() if path.name.startswith("poetry")]
+    start = threading.Barrier(2 * len(names))
+
+    def load(job):
+        loader, name = job
+        start.wait()
+        served = writer.Served(
+            str(writer.CHECKPOINTS / "." / name) + "/", None, name
+        )  # a name of its own: not loaded yet
+        model, _ = writer.load(served) if loader == "writer" else inside.load_eager(served.source)
+        return {p.device.type for p in model.parameters()}
+
+    jobs = [(loader, name) for name in names for loader in ("writer", "eager")]
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        assert all(devices == {"cpu"} for devices in pool.map(load, jobs))
