@@ -16,7 +16,7 @@ from training.command import UserError, run_command
 from training.corpora import NAMES, Corpus, load_corpus
 
 ORDERS = range(2, 17)  # bytes that it looks back
-MEMORY = 1 << 30
+MEMORY = (1 << 32) - (1 << 20)  # bytes, nearly the most that it takes; when they are full it begins anew
 
 
 def compressed_size(text: str, order: int) -> int:
