@@ -45,16 +45,19 @@ def encode_batch(
     """The ids of texts one after the other, `end` after each: `(length,)`, in the smallest type that holds them.
 
     Args:
-        known: the ids of pieces that were met before, to which the new ones are added.
+        known: the ids, as they are stored, of pieces that were met before; the new ones are added.
     """
     known = {} if known is None else known
     # A piece of "<|end|>" would not be found, where such words have a meaning in a text.
     pieces = [cutter(tokenizer.backend_tokenizer)(text) if tokenizer.split_special_tokens else [text] for text in texts]
-    new = list(set(chain.from_iterable(pieces)).difference(known))
-    known.update(zip(new, encode_pieces(tokenizer, new), strict=True))
     dtype = np.uint16 if len(tokenizer) <= 1 << 16 else np.int32
-    ids = (chain(chain.from_iterable(map(known.__getitem__, of_text)), end) for of_text in pieces)
-    return np.fromiter(chain.from_iterable(ids), dtype=dtype)
+    new = list(set(chain.from_iterable(pieces)).difference(known))
+    stored = (np.array(ids, dtype).tobytes() for ids in encode_pieces(tokenizer, new))
+    known.update(zip(new, stored, strict=True))
+    # Bytes are joined without a look at each id.
+    after = np.array(end, dtype).tobytes()
+    ids = (chain(map(known.__getitem__, of_text), [after]) for of_text in pieces)
+    return np.frombuffer(bytearray().join(chain.from_iterable(ids)), dtype)
 
 
 def encode_pieces(tokenizer: PreTrainedTokenizerBase, pieces: list[str]) -> Iterable[list[int]]:
