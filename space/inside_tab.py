@@ -146,7 +146,7 @@ class InsideTab:
                 value=[f"{layer}.{head}" for layer, head in parse_heads(given[self.muted], model)],
             ),
             self.read: describe_reading(trace, language),
-            self.tokens: {"lines": [{"tokens": describe_tokens(model, tokenizer, trace, language)}]},
+            self.tokens: {"lines": [{"tokens": describe_tokens(model, tokenizer, trace, language)}], "ids": True},
             self.kind: gr.update(
                 choices=[(say(language, kind), kind) for kind in kinds], value=chosen, visible=len(kinds) > 1
             ),
@@ -198,7 +198,7 @@ class InsideTab:
         trace, language, index = self.trace(given), given[self.language], picked._data["index"]
         model, tokenizer = open_model(given[self.model])
         tokens = describe_tokens(model, tokenizer, trace, language)
-        value = {"lines": [{"tokens": tokens}], "selected": index}
+        value = {"lines": [{"tokens": tokens}], "ids": True, "selected": index}
         if given[self.model] not in writer.served_models() or not tokens[index]["alternatives"]:
             return {self.tokens: value, **self.offer([], {})}
         rest = b"".join(token_bytes(tokenizer, token) for token in trace.ids[index:])

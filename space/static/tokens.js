@@ -23,6 +23,7 @@ function draw() {
       button.type = "button";
       button.tabIndex = -1;
       button.token = token;
+      if (value.ids) button.dataset.id = token.id;
       if (token.probability !== null) button.style.setProperty("--doubt", 1 - token.probability);
       if (token.copied) button.classList.add("copied");
       if (token.index === value.selected) button.setAttribute("aria-pressed", "true");

@@ -27,6 +27,7 @@ def look(page, text: str) -> None:
 
 
 def test_a_head_is_shown_large_and_muted(inside):
+    assert int(inside.locator("#inside-tokens .token").first.get_attribute("data-id")) > 0
     inside.locator("#heads button").nth(5).click()
     inside.get_by_text("Layer 2, head 2").first.wait_for()
     assert inside.locator("#heads button").nth(5).get_attribute("aria-pressed") == "true"
