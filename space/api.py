@@ -2,9 +2,8 @@
 
 from collections.abc import Iterator
 
-import gradio as gr
-
 from space import inside, writer
+from space.words import errors_shown
 from training.command import UserError
 
 
@@ -21,12 +20,11 @@ def generate(
         length: tokens to write.
         seed: the same seed gives the same text; 0 draws anew.
     """
-    try:
+    with errors_shown():
         yield from writer.answer(prompt, model or writer.default_model(), temperature, top_p, length, seed)
-    except UserError as error:
-        raise gr.Error(str(error), print_exception=False) from None
 
 
+@errors_shown()
 def tokens(text: str, model: str = "") -> list[dict]:
     """Cut a text into the tokens of a model, each with its id, its probability after those before it, and its surprise.
 
@@ -38,11 +36,8 @@ def tokens(text: str, model: str = "") -> list[dict]:
         A record for each token: `text`, `id`, `probability` and `bits` (both null for the first, before which nothing
         stands) and `alternatives`, the five likeliest tokens there with their probabilities.
     """
-    try:
-        model, tokenizer = open_model(text, model)
-        scored = inside.score_tokens(model, tokenizer, "", text)
-    except UserError as error:
-        raise gr.Error(str(error), print_exception=False) from None
+    model, tokenizer = open_model(text, model)
+    scored = inside.score_tokens(model, tokenizer, "", text)
     return [
         {
             "text": token.shown,
@@ -55,6 +50,7 @@ def tokens(text: str, model: str = "") -> list[dict]:
     ]
 
 
+@errors_shown()
 def attention(text: str, model: str = "", layer: int = 1, head: int = 1) -> dict:
     """Show where one attention head of a model looks while it reads a text.
 
@@ -68,14 +64,11 @@ def attention(text: str, model: str = "", layer: int = 1, head: int = 1) -> dict
         `tokens`, and `weights`: for each token that looks, the share of its attention that each token gets, which add
         up to 1.
     """
-    try:
-        model, tokenizer = open_model(text, model)
-        trace = inside.trace(model, tokenizer, text)
-        if not (0 < layer <= len(trace.attention) and 0 < head <= len(trace.attention[layer - 1])):
-            heads = len(trace.attention[0]) if trace.attention else 0
-            raise UserError(f"this model has {len(trace.attention)} layers of attention with {heads} heads each.")
-    except UserError as error:
-        raise gr.Error(str(error), print_exception=False) from None
+    model, tokenizer = open_model(text, model)
+    trace = inside.trace(model, tokenizer, text)
+    if not (0 < layer <= len(trace.attention) and 0 < head <= len(trace.attention[layer - 1])):
+        heads = len(trace.attention[0]) if trace.attention else 0
+        raise UserError(f"this model has {len(trace.attention)} layers of attention with {heads} heads each.")
     return {"tokens": trace.shown, "weights": trace.attention[layer - 1][head - 1].tolist()}
 
 

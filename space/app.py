@@ -6,6 +6,7 @@ python -m space.app --share                                # and a public link, 
 """
 
 import argparse
+import os
 from collections.abc import Iterator
 
 import gradio as gr
@@ -60,7 +61,11 @@ THEME = gr.themes.Soft(
     slider_color="*primary_700",
     slider_color_dark="*primary_600",
 )
-LAUNCH = {"css": CSS, "theme": THEME, "ssr_mode": False, "mcp_server": True}
+# Gradio keeps 0.6 MB for each session, open or not: of so many at most, then of the last ones.
+LAUNCH = {"css": CSS, "theme": THEME, "ssr_mode": False, "mcp_server": True, "state_session_capacity": 200}
+# Gradio keeps the last 10,000 events and makes a table of them after each, for a page of its own that nobody sees here.
+os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "100")
+os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000000")  # the table once in so many events
 QUIETLY = {"show_progress": "hidden", "api_visibility": "private"}
 WAITING = 256  # requests that may wait, an impatient visitor's many clicks too; more are refused with a message
 
@@ -80,16 +85,17 @@ def build_page() -> gr.Blocks:
             with words(gr.Tab, "evolution_tab", id="evolution") as evolution_tab:
                 evolution = EvolutionTab(words, language)
         inside_tab.select(inside.draw_first, inside.asked, inside.views, **QUIETLY)
-        evolution.draw_first(evolution_tab)
+        evolution_tab.select(evolution.draw, evolution.asked, evolution.views, **QUIETLY)
         connect(tabs, write, inside)
-        remember(page, words, language, write, inside)
+        remember(page, words, language, (write, inside, evolution))
         for function in (api.generate, api.tokens, api.attention):
             gr.api(function, concurrency_limit=SIMULTANEOUS, concurrency_id="writing")
     return page.queue(max_size=WAITING)
 
 
-def remember(page: gr.Blocks, words: Words, language: gr.Radio, write: WriteTab, inside: InsideTab) -> None:
+def remember(page: gr.Blocks, words: Words, language: gr.Radio, tabs: tuple[WriteTab, InsideTab, EvolutionTab]) -> None:
     """Give a visitor who comes back the same language and conversation."""
+    write, inside, evolution = tabs
     kept = gr.BrowserState("", storage_key="ozymandias-language", secret="ozymandias")
 
     def begin(kept: str, saved: list, request: gr.Request) -> tuple:
@@ -101,7 +107,9 @@ def remember(page: gr.Blocks, words: Words, language: gr.Radio, write: WriteTab,
 
     page.load(begin, [kept, write.saved], [language, write.chat, *words.components], **QUIETLY)
     changed = language.input(change, language, [kept, *words.components], **QUIETLY)
+    changed.then(write.describe, write.wanted, write.explained, **QUIETLY)
     changed.then(inside.draw_again, inside.asked, inside.views, **QUIETLY)
+    changed.then(evolution.draw_again, evolution.asked, evolution.views, **QUIETLY)
 
 
 def connect(tabs: gr.Tabs, write: WriteTab, inside: InsideTab) -> None:
@@ -113,18 +121,13 @@ def connect(tabs: gr.Tabs, write: WriteTab, inside: InsideTab) -> None:
         begun = len(opening.shown)
         token = scored[picked._data["index"]]
         kept = text[: begun + token.begin]
-        choices = [
-            (f"{other.shown}  {other.probability:.1%}", other.text)
-            for other in token.alternatives
-            if "\ufffd" not in other.text
-        ]
         read = opening.start + text[begun : begun + token.end]
         return {
             tabs: gr.Tabs(selected="inside"),
             inside.drawn: True,
             inside.text: read,
             inside.model: opening.model,
-            **inside.offer(choices, {"answer": index, "kept": kept}),
+            **inside.offer(token.alternatives, {"answer": index, "kept": kept}),
         }
 
     def go_on(given: dict, request: gr.Request) -> Iterator[dict]:

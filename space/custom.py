@@ -5,6 +5,9 @@ Each is a file of JavaScript and one of CSS in `static/`, as they are, with no b
 
 from pathlib import Path
 
+from space.inside import ScoredToken
+from space.words import say
+
 STATIC = Path(__file__).with_name("static")
 TEMPLATES = {
     "tokens": '<div class="tokens"></div><div class="card" role="tooltip" hidden></div>',
@@ -19,4 +22,20 @@ def custom(name: str) -> dict[str, str]:
         "html_template": TEMPLATES[name],
         "css_template": (STATIC / f"{name}.css").read_text(encoding="utf-8"),
         "js_on_load": (STATIC / f"{name}.js").read_text(encoding="utf-8"),
+    }
+
+
+def token_value(index: int, token: ScoredToken, language: str, **changed) -> dict:
+    """A token as `tokens.js` draws it, with what is to be different in this place."""
+    told = say(language, "first_token")
+    if token.probability is not None:
+        told = say(language, "probability", share=f"{token.probability:.1%}", bits=f"{token.surprise:.1f}")
+    return {
+        "index": index,
+        "id": token.id,
+        "text": token.shown,
+        "probability": token.probability,
+        "told": told,
+        "alternatives": [(other.shown, f"{other.probability:.1%}") for other in token.alternatives],
+        **changed,
     }

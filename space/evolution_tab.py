@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import gradio as gr
 
 from space import evolution, figures, inside, writer
-from space.custom import custom
-from space.words import Words, say
+from space.custom import custom, token_value
+from space.words import Words, errors_shown, say
 from training.command import UserError
 from training.generate import stream_text
 
@@ -21,17 +21,27 @@ class EvolutionTab:
 
     def __init__(self, words: Words, language: gr.Radio):
         self.language = language
+        self.run = evolution.growing_run()
         self.build_five(words)
-        if evolution.growing_run():
+        self.drawn = gr.State(False)
+        self.asked, self.views = {self.language, self.drawn}, [self.curves, self.drawn]
+        if self.run:
             self.build_growth(words)
         self.build_laboratory(words)
 
-    def draw_first(self, tab: gr.Tab) -> None:
-        """Show the curves, and the run at its first step, when the tab is opened."""
-        quietly = {"show_progress": "hidden", "api_visibility": "private"}
-        tab.select(self.draw_curves, {self.language}, self.curves, **quietly)
-        if evolution.growing_run():
-            tab.select(self.grow, self.grown_by, self.grown, **quietly)
+    def draw(self, given: dict) -> Iterator[dict]:
+        """Show the curves of the five, and the run at one of its steps."""
+        runs = {key: evolution.read_curve(writer.CHECKPOINTS / key) for key in self.boxes}
+        yield {self.drawn: True, self.curves: figures.curves(runs, given[self.language])}
+        if self.run:
+            yield self.grow(given)
+
+    def draw_again(self, given: dict) -> Iterator[dict]:
+        """The same of what there is already: its words are in another language now."""
+        if given[self.drawn]:
+            yield from self.draw(given)
+        if given[self.compared]:
+            yield self.compare(given)
 
     def build_five(self, words: Words) -> None:
         words(gr.Markdown, "five_help")
@@ -65,21 +75,13 @@ class EvolutionTab:
         )
         stop.click(None, cancels=writing)
 
-    def draw_curves(self, given: dict):
-        """How the losses of the five fell."""
-        runs = {key: evolution.read_curve(writer.CHECKPOINTS / key) for key in self.boxes}
-        return figures.curves(runs, given[self.language])
-
     def write_five(self, given: dict) -> Iterator[dict]:
         """The five texts, growing together."""
-        try:
+        with errors_shown():
             for texts in evolution.write_together(given[self.line], list(self.boxes), LENGTH, SEED):
                 yield {self.boxes[key]: text for key, text in texts.items()}
-        except UserError as error:
-            raise gr.Error(str(error), print_exception=False) from None
 
     def build_growth(self, words: Words) -> None:
-        self.run = evolution.growing_run()
         self.steps = list(evolution.list_snapshots(self.run))
         model, _ = inside.load_eager(str(evolution.best_of(self.run)))
         heads = [
@@ -101,28 +103,27 @@ class EvolutionTab:
                 self.grown_curve = gr.Plot(show_label=False)
             with gr.Column(min_width=300):
                 self.grown_heat = words(gr.Plot, "growth_heat")
-        self.grown_by = {self.language, self.grown_line, self.grown_head, self.step}
-        self.grown = [self.grown_loss, self.grown_text, self.grown_curve, self.grown_heat]
-        changes = [self.step.change, self.grown_line.submit, self.grown_head.input]
+        asked = {self.language, self.grown_line, self.grown_head, self.step}
+        grown = [self.grown_loss, self.grown_text, self.grown_curve, self.grown_heat]
+        self.asked |= asked
+        self.views += grown
         gr.on(
-            changes,
+            [self.step.change, self.grown_line.submit, self.grown_head.input],
             self.grow,
-            self.grown_by,
-            self.grown,
+            asked,
+            grown,
             show_progress="minimal",
             trigger_mode="always_last",
             api_visibility="private",
         )
 
+    @errors_shown()
     def grow(self, given: dict) -> dict:
         """What the run's model wrote after a step of its training, and where one of its heads looked."""
         step, language = self.steps[int(given[self.step])], given[self.language]
         layer, head = (int(number) - 1 for number in given[self.grown_head].split("."))
-        try:
-            model, tokenizer = evolution.load_grown(self.run, step)
-            trace = inside.trace(model, tokenizer, given[self.grown_line])
-        except UserError as error:
-            raise gr.Error(str(error), print_exception=False) from None
+        model, tokenizer = evolution.load_grown(self.run, step)
+        trace = inside.trace(model, tokenizer, given[self.grown_line])
         curve = dict(evolution.read_curve(self.run))
         written = stream_text(model, tokenizer, given[self.grown_line], GROWN, temperature=0.8, seed=SEED)
         told = say(language, "growth_loss", step=step, loss=curve[step], start=curve[self.steps[0]])
@@ -144,13 +145,16 @@ class EvolutionTab:
         for kind in evolution.LABORATORY:
             told = gr.Markdown(elem_id=f"lab-told-{kind}")
             self.pieces[kind] = (told, words(gr.HTML, "lab_result", elem_id=f"lab-{kind}", **custom("tokens")))
-        shown = [component for pair in self.pieces.values() for component in pair]
+        self.compared = gr.State(False)
+        shown = [self.compared, *(component for pair in self.pieces.values() for component in pair)]
         asked = {self.sample, self.language}
+        self.asked |= {*asked, self.compared}
+        self.views += shown
         gr.on([run.click, self.sample.submit], self.compare, asked, shown, api_visibility="private")
 
     def compare(self, given: dict) -> dict:
         """The text in the tokens of each tokenizer, and what it costs in bits per character."""
-        text, language, shown = given[self.sample], given[self.language], {}
+        text, language, shown = given[self.sample], given[self.language], {self.compared: True}
         if len(text) > evolution.LONGEST_SAMPLE:
             raise gr.Error(
                 say(language, "long_prompt", given=len(text), most=evolution.LONGEST_SAMPLE), print_exception=False
@@ -171,20 +175,6 @@ class EvolutionTab:
                 bits=f"{sum(token.surprise for token in scored) / len(text):.2f}",
                 parameters=f"{model.num_parameters() / 1e6:.2f}",
             )
-            shown[pieces] = {"lines": [{"tokens": describe_pieces(scored, language)}]}
+            tokens = [token_value(index, token, language) for index, token in enumerate(scored)]
+            shown[pieces] = {"lines": [{"tokens": tokens}]}
         return shown
-
-
-def describe_pieces(scored: list[inside.ScoredToken], language: str) -> list[dict]:
-    """Tokens as `tokens.js` draws them."""
-    return [
-        {
-            "index": index,
-            "id": token.id,
-            "text": token.shown,
-            "probability": token.probability,
-            "told": say(language, "probability", share=f"{token.probability:.1%}", bits=f"{token.surprise:.1f}"),
-            "alternatives": [(other.shown, f"{other.probability:.1%}") for other in token.alternatives],
-        }
-        for index, token in enumerate(scored)
-    ]

@@ -14,16 +14,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from transformers import AutoTokenizer, DynamicCache, PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
-from modeling import OzymandiasConfig, OzymandiasModel
-from modeling.modeling_ozymandias import model_class, soft_cap
-from space.loading import load_once
+from modeling import OzymandiasModel
+from modeling.modeling_ozymandias import soft_cap
+from space.loading import load_checkpoint, load_once
 from tokenizer import token_bytes
 from tokenizer.character import is_byte
-from training.command import UserError, in_one_line
+from training.command import UserError
 from training.data import IGNORED, encode
 from training.evaluate import sliding_windows
 from training.generate import stream_text
@@ -82,11 +82,11 @@ class Alternative:
 
 @dataclass(frozen=True)
 class ScoredToken:
-    """A token of an answer, and how likely the model held it.
+    """A token of a text, and how likely the model held it.
 
     Attributes:
-        begin, end: the characters of the answer that end with this token; none, where it is a part of one and others
-            follow. All spans together are the answer.
+        begin, end: the characters of the text that end with this token; none, where it is a part of one and others
+            follow. All spans together are the text.
         probability: of this token after those before it; `None` where there are none.
         surprise: `-log2` of the probability, in bits.
         alternatives: the likeliest tokens of this place, the first before all.
@@ -113,20 +113,11 @@ class CacheStep:
 
 @load_once
 def load_eager(source: str, revision: str | None = None) -> tuple[PreTrainedModel, Tokenizer]:
-    """Load a checkpoint of any architecture, a folder or a Hub id, to look into, once.
+    """Load a checkpoint to look into, once; its errors are those of [`load_checkpoint`].
 
     It is not the copy that writes for the readers, which is faster and records nothing.
-
-    Raises:
-        UserError: it is missing or damaged.
     """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
-        config = OzymandiasConfig.from_pretrained(source, revision=revision)
-        model = model_class(config).from_pretrained(source, revision=revision, config=config)
-    except Exception as error:  # transformers, safetensors and the Hub client each have their own for a bad checkpoint
-        reason = in_one_line(error)[:200]
-        raise UserError(f"{source} cannot be loaded ({reason}); pick another model, or fetch it again.") from error
+    model, tokenizer = load_checkpoint(source, revision)
     return open_up(model), tokenizer
 
 
@@ -323,11 +314,22 @@ def score_tokens(
     inputs, targets = sliding_windows(torch.cat((given, written)), min(context, max(1, len(given) + len(written) - 1)))
     # A window after the other: its logits, `(context, vocab)`, are many where the vocabulary is large.
     logits = [model(input_ids=x[None]).logits[0, y != IGNORED] for x, y in zip(inputs, targets, strict=True)]
-    nats = torch.cat(logits)[max(0, len(given) - 1) :].log_softmax(-1)  # (scored, vocab)
-    characters, end, scored = codecs.getincrementaldecoder("utf-8")(), 0, []
-    for place, token in enumerate(written.tolist(), start=len(nats) - len(written)):
+    return judge_all(tokenizer, torch.cat(logits)[max(0, len(given) - 1) :], written.tolist(), top)
+
+
+def score_trace(model: PreTrainedModel, tokenizer: Tokenizer, trace: Trace, top: int = 5) -> list[ScoredToken]:
+    """How likely the model held each token that it has read; an encoder, which sees them all, guesses none of them."""
+    return judge_all(tokenizer, trace.logits[:-1] if model.config.is_causal else trace.logits[:0], trace.ids, top)
+
+
+def judge_all(tokenizer: Tokenizer, logits: torch.Tensor, ids: list[int], top: int) -> list[ScoredToken]:
+    """The tokens of a text, the last of them with the chances that logits `(scored, vocab)` gave them."""
+    nats = logits.log_softmax(-1)
+    # A text that was cut may begin or end within a character.
+    characters, end, scored = codecs.getincrementaldecoder("utf-8")(errors="replace"), 0, []
+    for place, token in enumerate(ids, start=len(nats) - len(ids)):
         begin, end = end, end + len(characters.decode(token_bytes(tokenizer, token)))
-        chances = judge(tokenizer, nats[place], token, top) if place >= 0 else ()  # nothing is before the first of all
+        chances = judge(tokenizer, nats[place], token, top) if place >= 0 else ()
         scored.append(ScoredToken(token, show_token(tokenizer, token), begin, end, *chances))
     return scored
 

@@ -11,11 +11,10 @@ from PIL import Image
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from space import figures, inside, writer
-from space.custom import custom
-from space.inside import Heads, Trace
-from space.words import Words, say
+from space.custom import custom, token_value
+from space.inside import Alternative, Heads, ScoredToken, Trace
+from space.words import Words, errors_shown, say
 from tokenizer import token_bytes
-from training.command import UserError
 
 TEXT, SOURCE = "The moon upon the water", "Dorothy lived in the midst of the great Kansas prairies"
 BLUE = (37, 99, 235)
@@ -116,6 +115,7 @@ class InsideTab:
         self.cache_run.click(self.measure_cache, asked, self.cache, **private)
         self.views, self.asked, self.place = views, asked, place
 
+    @errors_shown()
     def trace(self, given: dict) -> Trace:
         """The forward pass that is asked for.
 
@@ -125,10 +125,7 @@ class InsideTab:
         model, _ = open_model(given[self.model])
         source = given[self.source] if model.config.is_encoder_decoder else ""
         heads = tuple(parse_heads(given[self.muted], model))
-        try:
-            return look(given[self.model], given[self.text], source, given[self.causal], heads)
-        except UserError as error:
-            raise gr.Error(str(error), print_exception=False) from None
+        return look(given[self.model], given[self.text], source, given[self.causal], heads)
 
     def draw(self, given: dict) -> dict:
         """All views but those that take their time."""
@@ -146,7 +143,7 @@ class InsideTab:
                 value=[f"{layer}.{head}" for layer, head in parse_heads(given[self.muted], model)],
             ),
             self.read: describe_reading(trace, language),
-            self.tokens: {"lines": [{"tokens": describe_tokens(model, tokenizer, trace, language)}], "ids": True},
+            self.tokens: describe_tokens(model, inside.score_trace(model, tokenizer, trace), language),
             self.kind: gr.update(
                 choices=[(say(language, kind), kind) for kind in kinds], value=chosen, visible=len(kinds) > 1
             ),
@@ -197,49 +194,43 @@ class InsideTab:
         """Offer what else could stand where the token is that was clicked."""
         trace, language, index = self.trace(given), given[self.language], picked._data["index"]
         model, tokenizer = open_model(given[self.model])
-        tokens = describe_tokens(model, tokenizer, trace, language)
-        value = {"lines": [{"tokens": tokens}], "ids": True, "selected": index}
-        if given[self.model] not in writer.served_models() or not tokens[index]["alternatives"]:
-            return {self.tokens: value, **self.offer([], {})}
+        scored = inside.score_trace(model, tokenizer, trace)
+        value = {**describe_tokens(model, scored, language), "selected": index}
+        if given[self.model] not in writer.served_models():
+            return {self.tokens: value, **self.offer((), {})}
         rest = b"".join(token_bytes(tokenizer, token) for token in trace.ids[index:])
         kept = given[self.text].removesuffix(rest.decode(errors="replace"))
-        choices = [
-            (f"{shown}  {share}", text)
-            for (shown, share), text in zip(tokens[index]["alternatives"], tokens[index]["texts"], strict=True)
-            if "\ufffd" not in text
-        ]
-        return {self.tokens: value, **self.offer(choices, {"kept": kept})}
+        return {self.tokens: value, **self.offer(scored[index].alternatives, {"kept": kept})}
 
-    def offer(self, choices: list[tuple[str, str]], here: dict) -> dict:
-        """Let the reader take one of some tokens in a place of a text."""
+    def offer(self, alternatives: tuple[Alternative, ...], here: dict) -> dict:
+        """Let the reader take another token in a place of a text; a part of a character cannot be written on from."""
+        whole = [other for other in alternatives if "\ufffd" not in other.text]
+        choices = [(f"{other.shown}  {other.probability:.1%}", other.text) for other in whole]
         return {
             self.here: here,
             self.alternative: gr.update(choices=choices, value=None, visible=bool(choices)),
             self.go_on: gr.update(visible=bool(choices)),
         }
 
+    @errors_shown()
     def write_both(self, given: dict) -> tuple[str, str]:
         """What the model writes as it is, and with the muted heads."""
         model, tokenizer = open_model(given[self.model])
         source = given[self.source] if model.config.is_encoder_decoder else ""
         heads = parse_heads(given[self.muted], model)
-        try:
-            return inside.written_with_and_without(model, tokenizer, given[self.text], heads, WRITTEN, source)
-        except UserError as error:
-            raise gr.Error(str(error), print_exception=False) from None
+        return inside.written_with_and_without(model, tokenizer, given[self.text], heads, WRITTEN, source)
 
     def measure_cache(self, given: dict) -> Iterator:
         """The cache as it grows, drawn again after every few tokens."""
         steps = []
-        try:
+        with errors_shown():
             for step in inside.cache_growth(*open_model(given[self.model]), given[self.text], MEASURED):
                 steps.append(step)
                 if len(steps) % 8 == 0:
                     yield gr.update(value=figures.cache(steps, given[self.language]), visible=True)
-        except UserError as error:
-            raise gr.Error(str(error), print_exception=False) from None
 
 
+@errors_shown()
 def open_model(key: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The copy of a served model that records what happens in it.
 
@@ -247,10 +238,7 @@ def open_model(key: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         gr.Error: it cannot be loaded, with the reason.
     """
     served = writer.seen_models()[key]
-    try:
-        return inside.load_eager(served.source, served.revision)
-    except UserError as error:
-        raise gr.Error(str(error), print_exception=False) from None
+    return inside.load_eager(served.source, served.revision)
 
 
 @lru_cache(maxsize=16)
@@ -283,25 +271,11 @@ def describe_reading(trace: Trace, language: str) -> str:
     return say(language, "read", read=read, limit=inside.LIMIT)
 
 
-def describe_tokens(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, trace: Trace, language: str
-) -> list[dict]:
+def describe_tokens(model: PreTrainedModel, scored: list[ScoredToken], language: str) -> dict:
     """The tokens as `tokens.js` draws them: a decoder's with the probability that it gave each of them."""
-    described = [
-        {"index": index, "text": shown, "id": token, "probability": None, "told": "", "alternatives": [], "texts": []}
-        for index, (token, shown) in enumerate(zip(trace.ids, trace.shown, strict=True))
-    ]
-    if not model.config.is_causal:
-        return described
-    nats = trace.logits.log_softmax(-1)  # (length, vocab)
-    described[0]["told"] = say(language, "first_token")
-    for token, before in zip(described[1:], nats, strict=False):
-        probability, bits, alternatives = inside.judge(tokenizer, before, token["id"], top=5)
-        token["probability"] = probability
-        token["told"] = say(language, "probability", share=f"{probability:.1%}", bits=f"{bits:.1f}")
-        token["alternatives"] = [(other.shown, f"{other.probability:.1%}") for other in alternatives]
-        token["texts"] = [other.text for other in alternatives]
-    return described
+    changed = {} if model.config.is_causal else {"told": ""}
+    tokens = [token_value(index, token, language, **changed) for index, token in enumerate(scored)]
+    return {"lines": [{"tokens": tokens}], "ids": True}
 
 
 def draw_heads(

@@ -4,6 +4,12 @@ import threading
 from collections.abc import Callable
 from functools import wraps
 
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from modeling import OzymandiasConfig  # this import also makes Ozymandias known to the Auto classes
+from modeling.modeling_ozymandias import model_class
+from training.command import UserError, in_one_line
+
 # While a model is loaded, transformers makes it without memory for its weights, and what another thread loads meanwhile
 # may be left so. A model can be made of one that is loaded: the same thread may come in again.
 LOADING = threading.RLock()
@@ -22,3 +28,23 @@ def load_once(load: Callable) -> Callable:
         return loaded[which]
 
     return once
+
+
+def load_checkpoint(source: str, revision: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a checkpoint of any architecture of this project, a folder or a Hub id.
+
+    Raises:
+        UserError: it is missing, damaged, or of another project.
+    """
+    try:
+        config = AutoConfig.from_pretrained(source, revision=revision)
+        if not isinstance(config, OzymandiasConfig):
+            raise TypeError(f"it is of the kind {config.model_type}")
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+        model = model_class(config).from_pretrained(source, revision=revision, config=config)
+    except Exception as error:  # transformers, safetensors and the Hub client each have their own for a bad checkpoint
+        reason = in_one_line(error)[:200]
+        raise UserError(
+            f"the model {source} cannot be loaded ({reason}); pick another one, or fetch or train it again."
+        ) from error
+    return model.eval(), tokenizer

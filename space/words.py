@@ -1,11 +1,14 @@
 """What the page says, in English and in Chinese: one file for each language in `texts/`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import gradio as gr
 import yaml
 from gradio.components import Component
+
+from training.command import UserError
 
 FOLDER = Path(__file__).with_name("texts")
 LANGUAGES = {"en": "English", "zh": "中文"}
@@ -20,6 +23,15 @@ def say(language: str, key: str, **values) -> str:
 def language_of(request: gr.Request) -> str:
     """The language that a visitor's browser asks for first."""
     return "zh" if request.headers.get("accept-language", "").lower().startswith("zh") else "en"
+
+
+@contextmanager
+def errors_shown() -> Iterator[None]:
+    """Let the page show what a visitor can mend, in the words of the error."""
+    try:
+        yield
+    except UserError as error:
+        raise gr.Error(str(error), print_exception=False) from None
 
 
 class Words:

@@ -3,11 +3,12 @@
 import html
 import threading
 from collections.abc import Iterator
+from functools import lru_cache
 
 import gradio as gr
 
 from space import figures, writer
-from space.custom import custom
+from space.custom import custom, token_value
 from space.inside import ScoredToken, load_eager, score_tokens
 from space.remarks import LineRemark, Originality, Passage, copied_passages, verse_remarks
 from space.words import Words, say
@@ -20,7 +21,7 @@ EXAMPLES = [
     "Dorothy looked at the Scarecrow and",
     "写一首七言绝句，题目：月",
 ]
-SIMULTANEOUS = 16  # answers written at the same time: each visitor sees words at once, and all get slower together
+SIMULTANEOUS = 16  # answers written in turns: each visitor sees words at once, and all get slower together
 STOPS: dict[str, threading.Event] = {}  # of the answers that are being written, by the visitor's session
 STORED = "ozymandias"  # what the browser keeps the conversation under
 
@@ -104,10 +105,10 @@ class WriteTab:
         self.stop.click(stop_writing, queue=False, api_visibility="private")
         for event in written:
             self.after_writing(event)
-        wanted = {self.explain, self.answer, self.chat, self.language}
+        self.wanted = {self.explain, self.answer, self.chat, self.language}
         changes = [self.explain.input, self.answer.input]
-        gr.on(changes, self.describe, wanted, self.explained, api_visibility="private")
-        self.chat.select(self.pick_answer, wanted, self.explained, api_visibility="private")
+        gr.on(changes, self.describe, self.wanted, self.explained, api_visibility="private")
+        self.chat.select(self.pick_answer, self.wanted, self.explained, api_visibility="private")
 
     def after_writing(self, event) -> None:
         """When an answer is there: keep the conversation in the browser, and look at its last answer."""
@@ -235,8 +236,13 @@ def examine(history: Messages, index: int) -> tuple[writer.Opening, str, list[Sc
     """
     served, opening = writer.begin(question(history, index), key_of(history, index))
     text = plain(history[index]["content"])
-    model, tokenizer = load_eager(served.source, served.revision)
-    return opening, text, score_tokens(model, tokenizer, opening.start, text[len(opening.shown) :])
+    return opening, text, score_answer(served, opening.start, text[len(opening.shown) :])
+
+
+@lru_cache(maxsize=16)
+def score_answer(served: writer.Served, start: str, written: str) -> list[ScoredToken]:
+    """The tokens that a model wrote after a start; what is done with one of them later needs no other pass."""
+    return score_tokens(*load_eager(served.source, served.revision), start, written)
 
 
 def describe_lines(
@@ -248,21 +254,11 @@ def describe_lines(
     for index, token in enumerate(scored):
         begin, end = begun + token.begin, begun + token.end
         copied = next((p for p in passages if p.begin < end and begin < p.end), None)
-        told = say(language, "first_token")
-        if token.probability is not None:
-            told = say(language, "probability", share=f"{token.probability:.1%}", bits=f"{token.surprise:.1f}")
         own = text[begin:end]
-        lines[-1]["tokens"].append(
-            {
-                "index": index,
-                "id": token.id,
-                "text": own if own and "\n" not in own else token.shown,
-                "probability": token.probability,
-                "told": told,
-                "copied": say(language, "copied", work=name_source(copied)) if copied else "",
-                "alternatives": [(other.shown, f"{other.probability:.1%}") for other in token.alternatives],
-            }
-        )
+        changed = {"text": own} if own and "\n" not in own else {}
+        if copied:
+            changed["copied"] = say(language, "copied", work=name_source(copied))
+        lines[-1]["tokens"].append(token_value(index, token, language, **changed))
         lines[-1]["remark"] = describe_verse(remarks[text.count("\n", 0, begin)], language)
         if "\n" in own:
             lines.append({"before": "", "tokens": [], "remark": ""})
@@ -287,8 +283,8 @@ def describe_originality(original: Originality, language: str) -> str:
     if original.passages:
         works = ", ".join(dict.fromkeys(name_source(passage) for passage in original.passages))
         sentences.append(say(language, "partly", share=f"{original.share:.0%}", works=works))
-    elif not original.missing:
-        sentences.append(say(language, "original"))
+    else:
+        sentences.append(say(language, "original_so_far" if original.missing else "original"))
     if original.missing:
         sentences.append(say(language, "not_compared", names=", ".join(original.missing)))
     return " ".join(sentences)

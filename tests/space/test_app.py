@@ -151,6 +151,7 @@ def test_many_visitors_chat_at_once(url):
 def test_waiting_is_bounded():
     queue = app.build_page()._queue
     assert queue.max_size == app.WAITING
+    assert queue.ANALYTICS_MAX_EVENTS <= 100
     limits = {fn.concurrency_limit for fn in app.build_page().fns.values() if fn.concurrency_id == "writing"}
     assert limits == {write_tab.SIMULTANEOUS}
 

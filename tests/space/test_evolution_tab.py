@@ -74,3 +74,6 @@ def test_the_tab_writes_grows_and_cuts(page):
     page.get_by_text("bits per character", exact=False).nth(2).wait_for()
     wait_until(lambda: page.locator("#lab-bytes .token").count() >= 13)
     assert page.locator("#lab-bytes i").count() == 0
+    page.locator("#language").get_by_text("中文").click()
+    page.get_by_text("每字符").nth(2).wait_for()
+    page.get_by_text("第 2,000 步").wait_for()

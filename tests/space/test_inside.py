@@ -290,7 +290,7 @@ def test_a_checkpoint_is_loaded_once_and_is_none_that_writes(tmp_path):
     model, _ = build("poetry-gpt")
     assert build("poetry-gpt")[0] is model
     assert model.config._attn_implementation == "eager"
-    with pytest.raises(UserError, match=r"nowhere cannot be loaded.*pick another model"):
+    with pytest.raises(UserError, match=r"nowhere cannot be loaded.*pick another one"):
         load_eager(str(tmp_path / "nowhere"))
 
 

@@ -1,6 +1,9 @@
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from transformers import GPT2Config
 
 from space import writer
 from space.writer import EVOLUTION, LONGEST_PROMPT, answer, asked_for, check_prompt, quatrain_request, served_models
@@ -142,6 +145,40 @@ def test_revision_is_split_from_the_name(monkeypatch):
     assert (named.source, named.revision, named.label) == ("user/name", "0123abc", "user/name")
 
 
+def test_another_kind_of_model_is_told(tmp_path, monkeypatch):
+    GPT2Config(n_layer=1).save_pretrained(tmp_path)
+    monkeypatch.setenv("OZYMANDIAS_MODEL", str(tmp_path))
+    with pytest.raises(UserError, match=r"cannot be loaded \(it is of the kind gpt2"):
+        next(answer("The moon", "named"))
+
+
+def test_answers_are_written_in_turns(monkeypatch):
+    """One at a time here, and all of them see words before the first is finished."""
+    working, most, events = [], [], []
+
+    def slow_pieces(*_, **__):
+        for _ in range(20):
+            working.append(1)
+            most.append(len(working))
+            time.sleep(0.002)
+            working.pop()
+            yield "a"
+
+    def read(visitor: int) -> None:
+        for count, _ in enumerate(answer("The moon", "poetry-bigram")):
+            events.append(("begun", visitor)) if count == 0 else None
+        events.append(("ended", visitor))
+
+    monkeypatch.setattr(writer, "stream_text", slow_pieces)
+    monkeypatch.setattr(writer, "TURN", 0.005)
+    monkeypatch.setattr(writer, "WRITERS", ThreadPoolExecutor(1))
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(read, range(4)))
+    assert max(most) == 1
+    assert [event for event, _ in events] == ["begun"] * 4 + ["ended"] * 4
+
+
 def test_updates_are_few_enough_to_draw(monkeypatch):
-    monkeypatch.setattr(writer, "BETWEEN_UPDATES", 1000)
-    assert len(list(answer("The moon", "poetry-bigram", length=200, seed=1))) == 1
+    monkeypatch.setattr(writer, "TURN", 1000)
+    texts = list(answer("The moon", "poetry-bigram", length=200, seed=1))
+    assert len(set(texts)) == 1

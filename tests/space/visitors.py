@@ -48,8 +48,8 @@ def measure(url: str, process: int, visitors: int, seconds: float, length: int) 
     """Let visitors chat for a while.
 
     Returns:
-        `answers`, `errors`, `slowest` and `median` seconds to the first text, and `memory`: MB after the first third,
-        when all has been loaded, and at the end.
+        `answers`, `errors`, `slowest` and `median` seconds to the first text, and `memory`: MB after each tenth of the
+        time.
     """
     firsts, errors, begun = [], [], time.monotonic()
     threads = [
@@ -58,8 +58,10 @@ def measure(url: str, process: int, visitors: int, seconds: float, length: int) 
     ]
     for thread in threads:
         thread.start()
-    time.sleep(seconds / 3)
-    early = memory(process)
+    used = []
+    for tenth in range(1, 11):
+        time.sleep(max(0, begun + seconds * tenth / 10 - time.monotonic()))
+        used.append(memory(process))
     for thread in threads:
         thread.join()
     firsts.sort()
@@ -68,7 +70,7 @@ def measure(url: str, process: int, visitors: int, seconds: float, length: int) 
         "errors": errors,
         "slowest": firsts[-1],
         "median": firsts[len(firsts) // 2],
-        "memory": (early, memory(process)),
+        "memory": used,
     }
 
 
@@ -91,11 +93,11 @@ def main() -> None:
         found = measure(url, server.pid, arguments.visitors, 60 * arguments.minutes, arguments.length)
     finally:
         server.terminate()
-    early, late = found["memory"]
     print(
         f"{arguments.visitors} visitors, {arguments.minutes:g} minutes: {found['answers']} answers, "
         f"{len(found['errors'])} errors; first text after {found['median']:.2f} s (median), "
-        f"{found['slowest']:.2f} s (slowest); memory {early:.0f} MB, then {late:.0f} MB"
+        f"{found['slowest']:.2f} s (slowest); MB after each tenth of the time: "
+        f"{', '.join(f'{used:.1f}' for used in found['memory'])}"
     )
     for error in found["errors"][:5]:
         print(error)
