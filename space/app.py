@@ -22,6 +22,7 @@ from training.command import run_command
 
 CSS = """
 .gradio-container {width: 100% !important; max-width: 1280px !important; margin: 0 auto !important}
+#chat .bubble-wrap {padding-top: 36px}
 #chat .message-content {font-family: Georgia, 'Noto Serif', serif; white-space: pre-wrap}
 #language {position: absolute; top: 12px; right: 12px; width: auto; min-width: 0; z-index: 5}
 #model label {width: 100%}

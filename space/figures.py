@@ -157,4 +157,6 @@ def curves(runs: dict[str, list[tuple[int, float]]], language: str, at: tuple[in
         lines.append(
             go.Scatter(x=[at[0]], y=[at[1]], mode="markers", marker={"size": 16, "color": GREY}, showlegend=False)
         )
-    return figure(*lines, height=280, xaxis=axis(say(language, "step")), yaxis=axis(say(language, "loss")))
+    axes = {"xaxis": axis(say(language, "step")), "yaxis": axis(say(language, "loss"))}
+    # Where losses fall there is room on the right above them, and below is none on a phone.
+    return figure(*lines, **axes, legend={"x": 1, "xanchor": "right", "y": 1, "bgcolor": "rgba(0,0,0,0)"})

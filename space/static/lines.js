@@ -1,6 +1,6 @@
 // Lines from each token to those that it looks at; the stronger, the darker. Pointing at a token leaves its lines alone.
 const root = element.querySelector("svg");
-const [ROW, LEFT, RIGHT, WIDTH] = [18, 130, 330, 460];
+const [ROW, LEFT, RIGHT, WIDTH] = [18, 100, 220, 320];
 
 function make(parent, kind, attributes, text) {
   const made = document.createElementNS("http://www.w3.org/2000/svg", kind);
@@ -15,7 +15,7 @@ function draw() {
   const height = (Math.max(queries.length, keys.length) + 1) * ROW;
   root.setAttribute("viewBox", `0 0 ${WIDTH} ${height}`);
   root.setAttribute("aria-label", name);
-  root.style.maxWidth = `${WIDTH * 1.4}px`;
+  root.style.maxWidth = `${WIDTH * 1.6}px`;
   const y = (index) => (index + 1) * ROW;
   for (const [query, key, weight] of lines) {
     const line = { x1: LEFT, y1: y(query) - 5, x2: RIGHT, y2: y(key) - 5, "stroke-opacity": weight };
