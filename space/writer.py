@@ -29,9 +29,9 @@ EVOLUTION = tuple(PRESETS)
 LONGEST_PROMPT = 2000  # characters
 LONGEST_TEXT = 1000  # new tokens
 TURN = 0.05  # seconds that an answer is written on for before the reader sees more: nobody reads character by character
-# Answers are written in turns, first come, first served, by a thread for each core: 16 threads that all compute at once
-# take Python's lock from each other after every few operations and get half the work done.
-WRITERS = ThreadPoolExecutor(os.cpu_count(), "writer")
+# Answers are written in turns, first come, first served, by two threads: 16 that all compute at once take Python's lock
+# from each other after every few operations, and get half the work done.
+WRITERS = ThreadPoolExecutor(2, "writer")
 TITLE_START = "\n\n"  # what a new poem or paragraph begins after
 # What the English model, which has read novels too, begins with, and what of that the reader sees: a poem comes after a
 # number, a story begins with its heroine.
