@@ -270,7 +270,7 @@ def describe_verse(remark: LineRemark, language: str) -> str:
     parts = []
     if remark.syllables:
         count = f"{'≈' if remark.estimated else ''}{remark.syllables}"
-        parts.append(say(language, "syllables", count=count))
+        parts.append(say(language, "syllable" if remark.syllables == 1 else "syllables", count=count))
     if remark.tones:
         parts.append(" + ".join(str(len(tones)) for tones in remark.tones))
         parts.append(" ".join(remark.tones))
