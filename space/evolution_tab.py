@@ -49,11 +49,12 @@ class EvolutionTab:
             self.line = words(gr.Textbox, "five_prompt", value=LINE, scale=6, elem_id="five-prompt")
             run = words(gr.Button, "five_run", variant="primary", min_width=120, elem_id="five-run")
             stop = words(gr.Button, "five_stop", variant="stop", min_width=90)
-        models = writer.served_models()
         with gr.Row():
             self.boxes = {
-                key: gr.Textbox(
-                    label=models[key].label,
+                key: words(
+                    gr.Textbox,
+                    "five_text",
+                    lambda language, key=key: {"label": writer.label(key, language)},
                     lines=9,
                     max_lines=9,
                     interactive=False,

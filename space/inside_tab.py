@@ -50,11 +50,10 @@ class InsideTab:
         self.connect()
 
     def build_question(self, words: Words) -> None:
-        models = writer.seen_models()
         self.model = words(
             gr.Dropdown,
             "inside_model",
-            choices=[(model.label, key) for key, model in models.items()],
+            lambda language: {"choices": writer.choices(writer.seen_models(), language)},
             value=writer.default_model(),
             elem_id="inside-model",
         )

@@ -37,22 +37,31 @@ def errors_shown() -> Iterator[None]:
 class Words:
     """Makes the components of a page, and puts their words into another language.
 
-    A component's words are those of its properties that stand under its name in the files.
+    A component's words are those of its properties that stand under its name in the files, and those that are made.
     """
 
     def __init__(self):
-        self.named: list[tuple[str, Component]] = []
+        self.components: list[Component] = []
+        self.made: list[Callable[[str], dict]] = []
 
-    def __call__(self, kind: Callable[..., Component], name: str, **options) -> Component:
-        """A component of a kind, with its words."""
-        component = kind(**TEXTS["en"]["components"][name], **options)
-        self.named.append((name, component))
-        return component
+    def __call__(
+        self, kind: Callable[..., Component], name: str, made: Callable[[str], dict] = lambda _: {}, **options
+    ) -> Component:
+        """A component of a kind, with its words.
 
-    @property
-    def components(self) -> list[Component]:
-        return [component for _, component in self.named]
+        Args:
+            name: under which they stand in the files.
+            made: other properties that depend on the language, which it is given.
+            options: the properties that do not.
+        """
+
+        def words(language: str) -> dict:
+            return {**TEXTS[language]["components"][name], **made(language)}
+
+        self.components.append(kind(**words("en"), **options))
+        self.made.append(words)
+        return self.components[-1]
 
     def translate(self, language: str) -> list[dict]:
         """The updates that put all components into a language."""
-        return [gr.update(**TEXTS[language]["components"][name]) for name, _ in self.named]
+        return [gr.update(**words(language)) for words in self.made]

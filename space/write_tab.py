@@ -71,8 +71,13 @@ class WriteTab:
         self.examples = words(gr.Dataset, "examples", components=[self.prompt], samples=[[text] for text in examples])
 
     def build_settings(self, words: Words) -> None:
-        choices = [(model.label, key) for key, model in writer.served_models().items()]
-        self.model = words(gr.Radio, "model", choices=choices, value=writer.default_model(), elem_id="model")
+        self.model = words(
+            gr.Radio,
+            "model",
+            lambda language: {"choices": writer.choices(writer.served_models(), language)},
+            value=writer.default_model(),
+            elem_id="model",
+        )
         self.settings = [
             self.model,
             words(gr.Slider, "temperature", minimum=0, maximum=2, value=0.8, step=0.05),

@@ -50,11 +50,10 @@ SUBJECT = (
 
 @dataclass(frozen=True)
 class Served:
-    """A checkpoint that can be picked: its folder or Hub id, a revision of that, and the name that the page shows."""
+    """A checkpoint that can be picked: its folder or Hub id, and a revision of that."""
 
     source: str
-    revision: str | None
-    label: str
+    revision: str | None = None
 
 
 def served_models() -> dict[str, Served]:
@@ -74,12 +73,11 @@ def seen_models() -> dict[str, Served]:
 def named_model() -> dict[str, Served]:
     name = os.environ.get("OZYMANDIAS_MODEL")
     source, _, revision = (name or "").partition("@")
-    return {"named": Served(source, revision or None, source)} if source else {}
+    return {"named": Served(source, revision or None)} if source else {}
 
 
 def shipped(names: list[str]) -> dict[str, Served]:
-    folders = {name: CHECKPOINTS / name for name in names}
-    return {name: Served(str(path), None, label(name, path)) for name, path in folders.items() if path.is_dir()}
+    return {name: Served(str(CHECKPOINTS / name)) for name in names if (CHECKPOINTS / name).is_dir()}
 
 
 @lru_cache
@@ -106,12 +104,21 @@ def default_model() -> str:
 
 
 @lru_cache
-def label(name: str, folder: Path) -> str:
-    """`Poetry 4: gpt, 0.84M, loss 1.62`, with the number of parameters, from the run record beside the weights."""
-    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    corpus, _, step = name.partition("-")
-    title = f"{corpus.capitalize()} {EVOLUTION.index(step) + 1}: {step}" if step in EVOLUTION else name.capitalize()
-    return f"{title}, {record['parameters'] / 1e6:.2f}M, loss {record['best_validation_loss']:.2f}"
+def label(key: str, language: str) -> str:
+    """`Poetry 4: gpt, 0.84M, loss 1.62`: a model of the repository, by the run record beside its weights."""
+    record = json.loads((CHECKPOINTS / key / "run.json").read_text(encoding="utf-8"))
+    step = key.removeprefix("poetry-")
+    if step in EVOLUTION:
+        name = say(language, "model_poetry", number=EVOLUTION.index(step) + 1, step=step)
+    else:
+        name = say(language, f"model_{key}")
+    millions, loss = record["parameters"] / 1e6, record["best_validation_loss"]
+    return say(language, "model_label", name=name, millions=millions, loss=loss)
+
+
+def choices(models: dict[str, Served], language: str) -> list[tuple[str, str]]:
+    """What a page shows for each model, and its key; the one that was named has its own name."""
+    return [(served.source if key == "named" else label(key, language), key) for key, served in models.items()]
 
 
 @load_once

@@ -39,7 +39,7 @@ def test_models_that_threads_load_at_once_are_whole():
     def load(job):
         loader, name = job
         start.wait()
-        served = writer.Served(f"{writer.CHECKPOINTS / name}/", None, name)  # by this path it was not loaded yet
+        served = writer.Served(f"{writer.CHECKPOINTS / name}/")  # by this path it was not loaded yet
         model, _ = writer.load(served) if loader == "writer" else inside.load_eager(served.source)
         return {p.device.type for p in model.parameters()}
 

@@ -66,8 +66,11 @@ def test_a_conversation_and_a_language_are_kept_by_the_browser(page):
     wait_until(lambda: bot(page).startswith("The moon"))
     page.wait_for_timeout(2500)
     told = bot(page)
+    page.locator("#model").get_by_text("Poetry 1: bigram").click()
     page.locator("#language").get_by_text("中文").click()
     page.get_by_role("tab", name="写作").wait_for()
+    page.locator("#model").get_by_text("英文诗 1：bigram").wait_for()
+    assert page.locator("#model input:checked").input_value() == "poetry-bigram"
     page.wait_for_timeout(500)
     page.reload()
     page.get_by_role("tab", name="写作").wait_for()
@@ -87,7 +90,7 @@ def test_a_browser_that_asks_for_chinese_gets_it(visit):
     page.locator("#answer-tokens .remark").get_by_text("7 + 7").first.wait_for()
     page.locator("#answer-tokens .token").nth(3).click()
     page.locator("#heat .js-plotly-plot").wait_for()
-    assert page.input_value("#inside-model input").startswith("Chinese")
+    assert page.input_value("#inside-model input").startswith("中文")
     assert "七言绝句：月" in page.input_value("#inside-text textarea")  # what the model was given is shown too
 
 

@@ -1,3 +1,4 @@
+import re
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -44,9 +45,14 @@ def test_a_long_prompt_is_sorted_quickly():
 
 
 def test_the_five_steps_and_the_two_best_are_served():
-    models = served_models()
-    assert list(models) == ["english", "chinese", *(f"poetry-{step}" for step in EVOLUTION)]
-    assert "loss" in models["poetry-bigram"].label
+    assert list(served_models()) == ["english", "chinese", *(f"poetry-{step}" for step in EVOLUTION)]
+
+
+def test_a_model_is_named_in_both_languages_with_its_size_and_loss():
+    for language, name in (("en", "Poetry 4: gpt"), ("zh", "英文诗 4：gpt")):
+        shown = dict(map(reversed, writer.choices(writer.seen_models(), language)))
+        assert re.fullmatch(rf"{name}\W+0\.8\dM\W+(loss|损失) 1\.\d\d", shown["poetry-gpt"])
+        assert len(set(shown.values())) == len(writer.seen_models())
 
 
 @pytest.mark.parametrize("key", ["english", *(f"poetry-{step}" for step in EVOLUTION)])
@@ -142,7 +148,8 @@ def test_damaged_checkpoint_is_told(trained, tmp_path, monkeypatch, damage):
 def test_revision_is_split_from_the_name(monkeypatch):
     monkeypatch.setenv("OZYMANDIAS_MODEL", "user/name@0123abc")
     named = served_models()["named"]
-    assert (named.source, named.revision, named.label) == ("user/name", "0123abc", "user/name")
+    assert (named.source, named.revision) == ("user/name", "0123abc")
+    assert writer.choices(served_models(), "zh")[0] == ("user/name", "named")
 
 
 def test_another_kind_of_model_is_told(tmp_path, monkeypatch):
