@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from space import inside, writer
-from space.words import errors_shown
+from space.words import VisitorError, errors_shown
 from training.command import UserError
 
 
@@ -78,9 +78,8 @@ def open_model(text: str, key: str):
     Raises:
         UserError: the text is empty or too long, or there is no such model.
     """
-    if problem := writer.check_prompt(text):
-        raise UserError(problem)
+    writer.check_prompt(text)
     models, key = writer.seen_models(), key or writer.default_model()
     if key not in models:
-        raise UserError(f"there is no model '{key}'; pick one of {', '.join(models)}.")
+        raise VisitorError("no_model", name=key, names=", ".join(models))
     return inside.load_eager(models[key].source, models[key].revision)

@@ -6,7 +6,7 @@ import gradio as gr
 
 from space import evolution, figures, inside, writer
 from space.custom import custom, token_value
-from space.words import Words, errors_shown, say
+from space.words import VisitorError, Words, errors_shown, explain, say
 from training.command import UserError
 from training.generate import stream_text
 
@@ -78,7 +78,7 @@ class EvolutionTab:
 
     def write_five(self, given: dict) -> Iterator[dict]:
         """The five texts, growing together."""
-        with errors_shown():
+        with errors_shown(given[self.language]):
             for texts in evolution.write_together(given[self.line], list(self.boxes), LENGTH, SEED):
                 yield {self.boxes[key]: text for key, text in texts.items()}
 
@@ -118,13 +118,13 @@ class EvolutionTab:
             api_visibility="private",
         )
 
-    @errors_shown()
     def grow(self, given: dict) -> dict:
         """What the run's model wrote after a step of its training, and where one of its heads looked."""
         step, language = self.steps[int(given[self.step])], given[self.language]
         layer, head = (int(number) - 1 for number in given[self.grown_head].split("."))
-        model, tokenizer = evolution.load_grown(self.run, step)
-        trace = inside.trace(model, tokenizer, given[self.grown_line])
+        with errors_shown(language):
+            model, tokenizer = evolution.load_grown(self.run, step)
+            trace = inside.trace(model, tokenizer, given[self.grown_line])
         curve = dict(evolution.read_curve(self.run))
         written = stream_text(model, tokenizer, given[self.grown_line], GROWN, temperature=0.8, seed=SEED)
         told = say(language, "growth_loss", step=step, loss=curve[step], start=curve[self.steps[0]])
@@ -157,15 +157,14 @@ class EvolutionTab:
         """The text in the tokens of each tokenizer, and what it costs in bits per character."""
         text, language, shown = given[self.sample], given[self.language], {self.compared: True}
         if len(text) > evolution.LONGEST_SAMPLE:
-            raise gr.Error(
-                say(language, "long_prompt", given=len(text), most=evolution.LONGEST_SAMPLE), print_exception=False
-            )
+            with errors_shown(language):
+                raise VisitorError("long_prompt", given=len(text), most=evolution.LONGEST_SAMPLE)
         for kind, (told, pieces) in self.pieces.items():
             name = say(language, f"lab_{kind}")
             try:
                 model, scored = evolution.score_by(kind, text)
             except UserError as error:
-                shown[told], shown[pieces] = f"**{name}**: {error}", None
+                shown[told], shown[pieces] = f"**{name}**: {explain(error, language)}", None
                 continue
             shown[told] = say(
                 language,

@@ -21,9 +21,9 @@ from transformers.utils.output_capturing import maybe_install_capturing_hooks
 from modeling import OzymandiasModel
 from modeling.modeling_ozymandias import soft_cap
 from space.loading import load_checkpoint, load_once
+from space.words import VisitorError
 from tokenizer import token_bytes
 from tokenizer.character import is_byte
-from training.command import UserError
 from training.data import IGNORED, encode
 from training.evaluate import sliding_windows
 from training.generate import stream_text
@@ -201,15 +201,15 @@ def check_texts(model: PreTrainedModel, text: str, source: str) -> None:
     """Refuse, with a [`UserError`], texts that this architecture cannot read."""
     both = model.config.is_encoder_decoder
     if source and not both:
-        raise UserError("this model has no encoder beside a decoder; leave the source empty or pick one that has both.")
+        raise VisitorError("no_encoder")
     if not (source if both else text):
-        raise UserError(f"there is no {'source' if both else 'text'} to read; give at least one character.")
+        raise VisitorError("no_source" if both else "no_text")
 
 
 def check_decoder(model: PreTrainedModel, text: str) -> None:
     """Refuse any other architecture, and an empty text."""
     if model.config.is_encoder_decoder or not model.config.is_causal:
-        raise UserError("this needs a decoder alone, and the model is or has an encoder; pick another one.")
+        raise VisitorError("no_decoder_alone")
     check_texts(model, text, "")
 
 
@@ -231,8 +231,7 @@ def mute(model: PreTrainedModel, heads: Heads) -> PreTrainedModel:
     layers, count = len(main_stack(model).layers), model.config.num_attention_heads
     for layer, head in heads:
         if not (0 <= layer < layers and 0 <= head < count):
-            there = f"{layers} layers of {count} heads, counted from 0"
-            raise UserError(f"there is no head {head} in layer {layer}: this model has {there}; choose among these.")
+            raise VisitorError("no_head", head=head, layer=layer, layers=layers, heads=count)
     model = copy.deepcopy(model)
     for layer, head in heads:
         attention = main_stack(model).layers[layer].attention
@@ -385,7 +384,7 @@ def written_with_and_without(
             encoder, which writes nothing.
     """
     if not model.config.is_causal:
-        raise UserError("an encoder fills gaps and writes nothing on; pick a model with a decoder.")
+        raise VisitorError("writes_nothing")
     check_texts(model, text, source)
     context = model.config.max_position_embeddings
     read, ids = last(encode(tokenizer, source), context)[0], last(encode(tokenizer, text), context - 1)[0]

@@ -114,17 +114,17 @@ class InsideTab:
         self.cache_run.click(self.measure_cache, asked, self.cache, **private)
         self.views, self.asked, self.place = views, asked, place
 
-    @errors_shown()
     def trace(self, given: dict) -> Trace:
         """The forward pass that is asked for.
 
         Raises:
             gr.Error: this model cannot read these texts, with the reason.
         """
-        model, _ = open_model(given[self.model])
-        source = given[self.source] if model.config.is_encoder_decoder else ""
-        heads = tuple(parse_heads(given[self.muted], model))
-        return look(given[self.model], given[self.text], source, given[self.causal], heads)
+        with errors_shown(given[self.language]):
+            model, _ = open_model(given[self.model])
+            source = given[self.source] if model.config.is_encoder_decoder else ""
+            heads = tuple(parse_heads(given[self.muted], model))
+            return look(given[self.model], given[self.text], source, given[self.causal], heads)
 
     def draw(self, given: dict) -> dict:
         """All views but those that take their time."""
@@ -211,31 +211,26 @@ class InsideTab:
             self.go_on: gr.update(visible=bool(choices)),
         }
 
-    @errors_shown()
     def write_both(self, given: dict) -> tuple[str, str]:
         """What the model writes as it is, and with the muted heads."""
-        model, tokenizer = open_model(given[self.model])
-        source = given[self.source] if model.config.is_encoder_decoder else ""
-        heads = parse_heads(given[self.muted], model)
-        return inside.written_with_and_without(model, tokenizer, given[self.text], heads, WRITTEN, source)
+        with errors_shown(given[self.language]):
+            model, tokenizer = open_model(given[self.model])
+            source = given[self.source] if model.config.is_encoder_decoder else ""
+            heads = parse_heads(given[self.muted], model)
+            return inside.written_with_and_without(model, tokenizer, given[self.text], heads, WRITTEN, source)
 
     def measure_cache(self, given: dict) -> Iterator:
         """The cache as it grows, drawn again after every few tokens."""
         steps = []
-        with errors_shown():
+        with errors_shown(given[self.language]):
             for step in inside.cache_growth(*open_model(given[self.model]), given[self.text], MEASURED):
                 steps.append(step)
                 if len(steps) % 8 == 0:
                     yield gr.update(value=figures.cache(steps, given[self.language]), visible=True)
 
 
-@errors_shown()
 def open_model(key: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The copy of a served model that records what happens in it.
-
-    Raises:
-        gr.Error: it cannot be loaded, with the reason.
-    """
+    """The copy of a served model that records what happens in it; its errors are those of [`load_checkpoint`]."""
     served = writer.seen_models()[key]
     return inside.load_eager(served.source, served.revision)
 

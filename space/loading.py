@@ -8,7 +8,8 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedT
 
 from modeling import OzymandiasConfig  # this import also makes Ozymandias known to the Auto classes
 from modeling.modeling_ozymandias import model_class
-from training.command import UserError, in_one_line
+from space.words import VisitorError
+from training.command import in_one_line
 
 # While a model is loaded, transformers makes it without memory for its weights, and what another thread loads meanwhile
 # may be left so. A model can be made of one that is loaded: the same thread may come in again.
@@ -44,7 +45,5 @@ def load_checkpoint(source: str, revision: str | None = None) -> tuple[PreTraine
         model = model_class(config).from_pretrained(source, revision=revision, config=config)
     except Exception as error:  # transformers, safetensors and the Hub client each have their own for a bad checkpoint
         reason = in_one_line(error)[:200]
-        raise UserError(
-            f"the model {source} cannot be loaded ({reason}); pick another one, or fetch or train it again."
-        ) from error
+        raise VisitorError("not_loaded", source=source, reason=reason) from error
     return model.eval(), tokenizer

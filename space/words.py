@@ -25,13 +25,26 @@ def language_of(request: gr.Request) -> str:
     return "zh" if request.headers.get("accept-language", "").lower().startswith("zh") else "en"
 
 
+class VisitorError(UserError):
+    """What a visitor can mend, told by a sentence of the files."""
+
+    def __init__(self, key: str, **values):
+        super().__init__(say("en", key, **values))
+        self.key, self.values = key, values
+
+
+def explain(error: UserError, language: str) -> str:
+    """What an error says, in a language if it has it."""
+    return say(language, error.key, **error.values) if isinstance(error, VisitorError) else str(error)
+
+
 @contextmanager
-def errors_shown() -> Iterator[None]:
-    """Let the page show what a visitor can mend, in the words of the error."""
+def errors_shown(language: str = "en") -> Iterator[None]:
+    """Let the page, or a program that asked, show what a visitor can mend."""
     try:
         yield
     except UserError as error:
-        raise gr.Error(str(error), print_exception=False) from None
+        raise gr.Error(explain(error, language), print_exception=False) from None
 
 
 class Words:

@@ -11,7 +11,7 @@ from space import figures, writer
 from space.custom import custom, token_value
 from space.inside import ScoredToken, load_eager, score_tokens
 from space.remarks import LineRemark, Originality, Passage, copied_passages, verse_remarks
-from space.words import Words, say
+from space.words import Words, explain, say
 from training.command import UserError
 
 EXAMPLES = [
@@ -124,8 +124,10 @@ class WriteTab:
     def respond(self, given: dict, request: gr.Request) -> Iterator[dict]:
         """Yield the conversation while the answer to the prompt grows; a prompt that cannot be used stays there."""
         prompt, history = given[self.prompt], given[self.chat]
-        if problem := writer.check_prompt(prompt, given[self.language]):
-            gr.Warning(problem)
+        try:
+            writer.check_prompt(prompt)
+        except UserError as error:
+            gr.Warning(explain(error, given[self.language]))
             yield {self.chat: history, self.prompt: prompt}
             return
         asked = [*history, message("user", prompt)]
@@ -170,7 +172,7 @@ class WriteTab:
                     return
                 yield [*history, message("assistant", text, given[self.model])]
         except UserError as error:
-            gr.Warning(str(error))
+            gr.Warning(explain(error, given[self.language]))
             yield None
         finally:
             if STOPS.get(request.session_hash) is stopped:
@@ -203,7 +205,7 @@ class WriteTab:
         try:
             opening, text, scored = examine(history, index)
         except UserError as error:
-            yield {**shown, **nothing, self.originality: str(error)}
+            yield {**shown, **nothing, self.originality: explain(error, language)}
             return
         begun = len(opening.shown)
         yield {

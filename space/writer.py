@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from modeling import PRESETS, OzymandiasConfig
 from space.loading import load_checkpoint, load_once
-from space.words import say
+from space.words import VisitorError, say
 from training.command import UserError
 from training.generate import stream_text
 from training.quality import is_chinese
@@ -128,13 +128,12 @@ def load(served: Served) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
 
 
-def check_prompt(prompt: str, language: str = "en") -> str:
-    """What is wrong with a prompt and what to do, or nothing."""
+def check_prompt(prompt: str) -> None:
+    """Refuse, with a [`UserError`], a prompt that is empty or too long."""
     if not prompt.strip():
-        return say(language, "empty_prompt")
+        raise VisitorError("empty_prompt")
     if len(prompt) > LONGEST_PROMPT:
-        return say(language, "long_prompt", given=len(prompt), most=LONGEST_PROMPT)
-    return ""
+        raise VisitorError("long_prompt", given=len(prompt), most=LONGEST_PROMPT)
 
 
 def asked_for(prompt: str) -> str:
@@ -188,12 +187,11 @@ def begin(prompt: str, key: str) -> tuple[Served, Opening]:
     Raises:
         UserError: a prompt that is empty or too long, or an unknown model.
     """
-    if problem := check_prompt(prompt):
-        raise UserError(problem)
+    check_prompt(prompt)
     models = served_models()
     opening = choose(prompt, key, models)
     if opening.model not in models:
-        raise UserError(f"there is no model '{opening.model}'; pick one of {', '.join(models)}.")
+        raise VisitorError("no_model", name=opening.model, names=", ".join(models))
     return models[opening.model], opening
 
 

@@ -79,6 +79,10 @@ def test_a_long_text_is_cut_and_this_is_told(inside):
     inside.get_by_text("are left out, to keep the views quick").wait_for()
     look(inside, "")
     inside.get_by_text("there is no text to read").wait_for()
+    inside.locator("#language").get_by_text("中文").click()
+    inside.get_by_role("tab", name="看内部").wait_for()
+    inside.click("#look")
+    inside.get_by_text("没有可读的文字").first.wait_for()
 
 
 def test_a_token_of_any_text_leads_back_to_the_chat(inside):

@@ -11,9 +11,15 @@ from tests.space.conftest import PHONE, bot, wait_until, write
 pytestmark = pytest.mark.browser
 
 
-def test_a_visitor_chats_stops_and_changes_the_model(page):
+def test_a_visitor_chats_stops_and_changes_the_model(page, monkeypatch):
+    def slowly(*asked, write=writer.stream_text, **how):
+        for piece in write(*asked, **how):
+            time.sleep(0.005)
+            yield piece
+
+    # A long text, slowly, so that there is time to watch it grow on a busy machine too.
+    monkeypatch.setattr(writer, "stream_text", slowly)
     page.locator("#model").get_by_text("modern", exact=False).first.click()
-    # A long text, so that there is time to watch it grow.
     page.get_by_label("number input for Length").fill("1000")
     write(page, "The moon upon the water")
     wait_until(lambda: bot(page).startswith("The moon upon the water"))
