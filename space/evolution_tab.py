@@ -6,7 +6,7 @@ import gradio as gr
 
 from space import evolution, figures, inside, writer
 from space.custom import custom, token_value
-from space.words import VisitorError, Words, errors_shown, explain, say
+from space.words import Words, errors_shown, explain, say
 from training.command import UserError
 from training.generate import stream_text
 
@@ -157,8 +157,9 @@ class EvolutionTab:
         """The text in the tokens of each tokenizer, and what it costs in bits per character."""
         text, language, shown = given[self.sample], given[self.language], {self.compared: True}
         if len(text) > evolution.LONGEST_SAMPLE:
-            with errors_shown(language):
-                raise VisitorError("long_prompt", given=len(text), most=evolution.LONGEST_SAMPLE)
+            raise gr.Error(
+                say(language, "long_prompt", given=len(text), most=evolution.LONGEST_SAMPLE), print_exception=False
+            )
         for kind, (told, pieces) in self.pieces.items():
             name = say(language, f"lab_{kind}")
             try:

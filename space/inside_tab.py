@@ -50,10 +50,11 @@ class InsideTab:
         self.connect()
 
     def build_question(self, words: Words) -> None:
+        models = writer.seen_models()
         self.model = words(
             gr.Dropdown,
             "inside_model",
-            lambda language: {"choices": writer.choices(writer.seen_models(), language)},
+            lambda language: {"choices": writer.choices(models, language)},
             value=writer.default_model(),
             elem_id="inside-model",
         )

@@ -54,8 +54,7 @@ class Words:
     """
 
     def __init__(self):
-        self.components: list[Component] = []
-        self.made: list[Callable[[str], dict]] = []
+        self.words: dict[Component, Callable[[str], dict]] = {}
 
     def __call__(
         self, kind: Callable[..., Component], name: str, made: Callable[[str], dict] = lambda _: {}, **options
@@ -71,10 +70,14 @@ class Words:
         def words(language: str) -> dict:
             return {**TEXTS[language]["components"][name], **made(language)}
 
-        self.components.append(kind(**words("en"), **options))
-        self.made.append(words)
-        return self.components[-1]
+        component = kind(**words("en"), **options)
+        self.words[component] = words
+        return component
+
+    @property
+    def components(self) -> list[Component]:
+        return list(self.words)
 
     def translate(self, language: str) -> list[dict]:
         """The updates that put all components into a language."""
-        return [gr.update(**words(language)) for words in self.made]
+        return [gr.update(**words(language)) for words in self.words.values()]

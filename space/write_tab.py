@@ -71,10 +71,11 @@ class WriteTab:
         self.examples = words(gr.Dataset, "examples", components=[self.prompt], samples=[[text] for text in examples])
 
     def build_settings(self, words: Words) -> None:
+        models = writer.served_models()
         self.model = words(
             gr.Radio,
             "model",
-            lambda language: {"choices": writer.choices(writer.served_models(), language)},
+            lambda language: {"choices": writer.choices(models, language)},
             value=writer.default_model(),
             elem_id="model",
         )

@@ -237,21 +237,20 @@ def answer(
         top_p=min(max(top_p, 0.01), 1.0),
         seed=int(seed) or random.randrange(1, 2**31),
     )
-    while True:
-        more = WRITERS.submit(take_turn, pieces).result()
+    ended = False
+    while not ended:
+        more, ended = WRITERS.submit(take_turn, pieces).result()
         text += more
         if end and end in text:
-            text, more = text.partition(end)[0], ""
+            text, ended = text.partition(end)[0], True
         yield text
-        if not more:
-            return
 
 
-def take_turn(pieces: Iterator[str]) -> str:
-    """What comes in the time of one turn; nothing when there is no more."""
-    ends, text = time.monotonic() + TURN, ""
+def take_turn(pieces: Iterator[str]) -> tuple[str, bool]:
+    """What comes in the time of one turn, and whether that was all."""
+    until, text = time.monotonic() + TURN, ""
     for piece in pieces:
         text += piece
-        if time.monotonic() > ends:
-            break
-    return text
+        if time.monotonic() > until:
+            return text, False
+    return text, True

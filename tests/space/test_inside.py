@@ -304,7 +304,7 @@ def test_a_checkpoint_is_loaded_once_and_is_none_that_writes(tmp_path):
         ("poetry-gpt", lambda *m: trace(*m, "a", muted=[(4, 0)]), "no head 0 in layer 4: this model has 4 layers"),
         ("poetry-gpt", lambda *m: trace(*m, "a", muted=[(0, -1)]), "no head -1"),
         ("poetry-bigram", lambda *m: written_with_and_without(*m, "a", [(0, 0)], 5), "has 0 layers"),
-        ("oz-encoder", lambda *m: written_with_and_without(*m, "a", [], 5), "encoder .* writes nothing"),
+        ("oz-encoder", lambda *m: written_with_and_without(*m, "a", [], 5), "An encoder .* writes nothing"),
         ("poetry-gpt", lambda *m: written_with_and_without(*m, "", [], 5), "no text"),
         ("poetry-gpt", lambda *m: score_tokens(*m, "a", ""), "no text"),
         ("oz-encoder", lambda *m: score_tokens(*m, "a", "b"), "needs a decoder alone"),
