@@ -16,6 +16,7 @@ from transformers import AutoTokenizer
 from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase
 
+from .cache import CACHE_NAME
 from .conversion import load_model
 from .conversion import to_transformers
 
@@ -44,7 +45,7 @@ def cached_logits_of(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
     steps = []
     for token in ids.split(1, dim=1):
         outputs = model(**inputs, **{name: token}, use_cache=True)
-        inputs["past_key_values"] = outputs.past_key_values
+        inputs[CACHE_NAME] = outputs[CACHE_NAME]
         steps.append(outputs.logits)
     return torch.cat(steps, dim=1)
 

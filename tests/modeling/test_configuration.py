@@ -1,6 +1,7 @@
 import pytest
 
 from modeling import PRESETS, OzymandiasConfig, preset_config
+from modeling.configuration_ozymandias import MIXTURE_FIELDS
 
 
 @pytest.mark.parametrize(
@@ -79,3 +80,17 @@ def test_feed_forwards_have_the_same_number_of_weights():
 def test_unknown_preset_names_the_known():
     with pytest.raises(ValueError, match="single-head"):
         preset_config("quad-head")
+
+
+def test_only_a_mixture_has_the_fields_of_a_mixture():
+    """Tools such as TRL ask `hasattr`, and treat what has these fields as a mixture."""
+    dense, mixture = OzymandiasConfig(), OzymandiasConfig(feed_forward_type="moe", num_local_experts=4)
+    for name, default in {**MIXTURE_FIELDS, "num_local_experts": 4}.items():
+        assert not hasattr(dense, name)
+        assert name not in dense.to_dict()
+        assert getattr(mixture, name) == default
+        assert OzymandiasConfig(**mixture.to_dict()).to_dict() == mixture.to_dict()
+    # Configs of dense models that were published before carry the defaults.
+    assert OzymandiasConfig(**MIXTURE_FIELDS).to_dict() == dense.to_dict()
+    with pytest.raises(ValueError, match="num_local_experts.*moe"):
+        OzymandiasConfig(num_local_experts=4)

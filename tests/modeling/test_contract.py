@@ -284,3 +284,19 @@ def test_a_decoder_looks_both_ways_where_a_call_says_so():
     assert torch.equal(model(one).logits[:, :11], model(other).logits[:, :11])
     both = [model(x, is_causal=False, use_cache=False).logits for x in (one, other)]
     assert not torch.allclose(both[0][:, 0], both[1][:, 0])
+
+
+def test_trl_fine_tunes_a_dense_model(tmp_path):
+    """TRL looks for a mixture's load-balancing loss in any model whose config has a mixture's fields."""
+    trl = pytest.importorskip("trl")
+    datasets = pytest.importorskip("datasets")
+    tokenizer = build_character_tokenizer("the moon upon the water")
+    tokens = {name: getattr(tokenizer, name) for name in TOKENS}
+    model = OzymandiasForCausalLM(preset_config("modern", vocab_size=len(tokenizer), **tokens))
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    config = trl.SFTConfig(
+        tmp_path, max_steps=2, report_to=[], use_cpu=True, bf16=False, gradient_checkpointing=False, disable_tqdm=True
+    )
+    rows = datasets.Dataset.from_dict({"text": ["the moon upon the water"] * 8})
+    trl.SFTTrainer(model, config, train_dataset=rows, processing_class=tokenizer).train()
+    assert all(not torch.equal(weight, before[name]) for name, weight in model.named_parameters())

@@ -7,6 +7,7 @@ import torch
 from transformers import AutoModel, AutoModelForSeq2SeqLM, BatchEncoding, DataCollatorForSeq2Seq
 
 from modeling import OzymandiasForConditionalGeneration, OzymandiasModel, preset_config
+from modeling.cache import CACHE_NAME
 from tests.conftest import VOCAB, ids, random_model
 from tokenizer import build_character_tokenizer
 
@@ -90,7 +91,7 @@ def test_cached_equals_uncached_token_by_token(shape):
             past_key_values=cache,
             use_cache=True,
         )
-        cache = outputs.past_key_values
+        cache = outputs[CACHE_NAME]
         steps.append(outputs.logits)
     expected = model(source, source_mask(), decoder_input_ids=target).logits
     torch.testing.assert_close(torch.cat(steps, 1), expected, **CLOSE)
