@@ -1,7 +1,9 @@
 # make demo           chat with the transformer on http://127.0.0.1:7860
 # make test           run all tests
+# make test-versions  run the tests that depend on other libraries, on the lowest and on the newest versions allowed
+# make constraints    write the exact versions anew, from what is newest today
 # make checkpoints    write code and card anew beside the weights in space/checkpoints
-# make clean          remove the environment and what the tests left
+# make clean          remove the environments and what the tests left
 
 PYTHON ?= python3
 BIN = .venv/bin
@@ -15,20 +17,26 @@ test: .venv/test
 	$(BIN)/ruff format --check .
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-# torch comes first and by itself: from an open range pip would take the newest build, which can bring gigabytes of
-# CUDA libraries, also where a CPU build of this version lies at hand. Where it cannot be had, the range decides.
-.venv/torch:
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/pip install --quiet torch==2.13.0 || true
+test-versions:
+	PYTHON=$(PYTHON) .ci/versions
+
+.venv/demo: pyproject.toml constraints.txt
+	test -d .venv || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
 	touch $@
 
-.venv/demo: .venv/torch pyproject.toml
-	$(BIN)/pip install --quiet --editable .
+.venv/test: pyproject.toml constraints.txt
+	test -d .venv || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[test]"
 	touch $@
 
-.venv/test: .venv/torch pyproject.toml
-	$(BIN)/pip install --quiet --editable ".[test]"
-	touch $@
+# In an environment of its own, with the torch of before: the newest build can bring gigabytes of CUDA libraries.
+constraints:
+	rm -rf .venv-constraints && $(PYTHON) -m venv .venv-constraints
+	.venv-constraints/bin/pip install --quiet "$$(grep ^torch== constraints.txt)" --editable ".[test]"
+	(sed -n 1p constraints.txt; .venv-constraints/bin/pip freeze --exclude-editable | sed 's/+cpu//') > constraints.new
+	mv constraints.new constraints.txt
+	rm -rf .venv-constraints
 
 CHECKPOINTS = $(notdir $(wildcard space/checkpoints/*))
 
@@ -37,6 +45,6 @@ checkpoints: .venv/demo
 		$(BIN)/python -m training.publish space/checkpoints/$$name --half --prepare space/checkpoints/$$name; done
 
 clean:
-	rm -rf .venv artifacts build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* artifacts build *.egg-info .pytest_cache .ruff_cache .hypothesis
 
-.PHONY: demo test checkpoints clean
+.PHONY: demo test test-versions constraints checkpoints clean

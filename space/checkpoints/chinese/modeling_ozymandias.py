@@ -16,6 +16,9 @@ from transformers.utils import can_return_tuple
 
 from .backbone import OzymandiasModel
 from .backbone import OzymandiasPreTrainedModel
+from .cache import CACHE_NAME
+from .cache import accept_any_cache
+from .cache import name_cache
 from .configuration_ozymandias import OzymandiasConfig
 from .feed_forward import ACTIVATIONS
 from .feed_forward import load_balancing_loss
@@ -63,6 +66,7 @@ class OzymandiasForCausalLM(OzymandiasPreTrainedModel, GenerationMixin):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
+    @accept_any_cache
     @can_return_tuple
     def forward(
         self,
@@ -109,17 +113,17 @@ class OzymandiasForCausalLM(OzymandiasPreTrainedModel, GenerationMixin):
         result = {
             "loss": loss,
             "logits": logits,
-            "past_key_values": outputs.past_key_values,
+            CACHE_NAME: outputs.get(CACHE_NAME),
             "hidden_states": outputs.hidden_states,
             "attentions": outputs.attentions,
         }
         if self.config.feed_forward_type != "moe":
             return CausalLMOutputWithPast(**result)
         if router_logits := outputs.get("router_logits"):
-            aux_loss = load_balancing_loss(router_logits, self.config.num_experts_per_tok, attention_mask)
+            result["router_logits"] = router_logits
             if labels is not None:
-                result["loss"] = loss + self.config.router_aux_loss_coef * aux_loss
-            result.update(aux_loss=aux_loss, router_logits=router_logits)
+                aux_loss = load_balancing_loss(router_logits, self.config.num_experts_per_tok, attention_mask)
+                result.update(aux_loss=aux_loss, loss=loss + self.config.router_aux_loss_coef * aux_loss)
         return MoeCausalLMOutputWithPast(**result)
 
     def loss_without_logits(
@@ -251,6 +255,7 @@ class OzymandiasForConditionalGeneration(OzymandiasPreTrainedModel, GenerationMi
         self.decoder.embed_tokens = value
         self.encoder.embed_tokens = value
 
+    @accept_any_cache
     @can_return_tuple
     def forward(
         self,
@@ -304,7 +309,7 @@ class OzymandiasForConditionalGeneration(OzymandiasPreTrainedModel, GenerationMi
         return Seq2SeqLMOutput(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
+            **name_cache(outputs.get(CACHE_NAME)),
             decoder_hidden_states=outputs.hidden_states,
             decoder_attentions=outputs.attentions,
             cross_attentions=outputs.cross_attentions,

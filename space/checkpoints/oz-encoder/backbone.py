@@ -22,6 +22,9 @@ from transformers.utils.output_capturing import capture_outputs
 from .attention import OzymandiasAttention
 from .attention import OzymandiasCrossAttention
 from .blocks import OzymandiasBlock
+from .cache import CACHE_NAME
+from .cache import accept_any_cache
+from .cache import name_cache
 from .configuration_ozymandias import OzymandiasConfig
 from .feed_forward import Router
 from .normalization import NORMS
@@ -52,7 +55,7 @@ class OzymandiasPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ["OzymandiasBlock"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = ["past_key_values", CACHE_NAME]
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_flex_attn = True
@@ -131,6 +134,7 @@ class OzymandiasModel(OzymandiasPreTrainedModel):
         self.gradient_checkpointing = False
         self.post_init()
 
+    @accept_any_cache
     @merge_with_config_defaults
     @capture_outputs
     def forward(
@@ -152,20 +156,21 @@ class OzymandiasModel(OzymandiasPreTrainedModel):
             input_ids: `(batch, length)`, or give `inputs_embeds` `(batch, length, hidden)` in its place.
             attention_mask: `(batch, keys)` with 0 on padding, or a mask `(batch, 1, length, keys)` used as it is.
             position_ids: `(batch, length)`; counted from the end of the cache where missing.
-            past_key_values: keys and values of earlier calls; extended in place, made anew with `use_cache`.
+            past_key_values: keys and values of earlier calls; extended in place, made anew with `use_cache`. It may
+                come under any name, see `cache.py`.
             token_type_ids: `(batch, length)`, the segment of each token; 0 where missing.
             encoder_hidden_states: `(batch, keys, hidden)`, what cross-attention sees; `encoder_attention_mask`
                 `(batch, keys)` has 0 on its padding.
 
         Raises:
-            ValueError: neither or both of the inputs, more tokens than learned positions, or no encoder's output.
+            ValueError: neither or both of the inputs, more tokens than learned positions, no encoder's output, or a
+                cache for an encoder, whose keys and values all change with every new token.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of input_ids and inputs_embeds.")
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)  # (batch, length, hidden)
-        if use_cache and past_key_values is None:
-            past_key_values = self.make_cache()
+        past_key_values = self.check_cache(past_key_values, use_cache)
         past_length = 0 if past_key_values is None else past_key_values.get_seq_length()
         if position_ids is None:
             position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + past_length
@@ -188,7 +193,7 @@ class OzymandiasModel(OzymandiasPreTrainedModel):
             )
         return BaseModelOutputWithPastAndCrossAttentions(
             last_hidden_state=self.norm(hidden_states),
-            past_key_values=past_key_values if use_cache else None,
+            **name_cache(past_key_values if use_cache else None),
         )
 
     def embed(self, inputs_embeds, token_type_ids, position_ids) -> tuple[torch.Tensor, Rotation]:
@@ -199,10 +204,14 @@ class OzymandiasModel(OzymandiasPreTrainedModel):
         embeddings, rotation = self.positions(inputs_embeds, position_ids)
         return self.embedding_output(embeddings), rotation
 
-    def make_cache(self) -> Cache | None:
-        """An empty cache, for cross-attention too where there is one. An encoder has none: its keys all change."""
+    def check_cache(self, cache: Cache | None, use_cache: bool) -> Cache | None:
+        """The caller's cache, or with `use_cache` an empty one, which covers cross-attention where there is any."""
         if not self.config.is_causal:
+            if cache is not None:
+                raise ValueError("An encoder cannot use a cache: each new token changes the keys of all. Leave it out.")
             return None
+        if cache is not None or not use_cache:
+            return cache
         cache = DynamicCache(config=self.config)
         return EncoderDecoderCache(cache, DynamicCache()) if self.config.add_cross_attention else cache
 
@@ -219,8 +228,8 @@ class OzymandiasModel(OzymandiasPreTrainedModel):
                 config=self.config,
                 inputs_embeds=inputs_embeds,
                 attention_mask=attention_mask,
-                past_key_values=getattr(past_key_values, "self_attention_cache", past_key_values),
                 position_ids=position_ids,
+                **name_cache(getattr(past_key_values, "self_attention_cache", past_key_values)),
             )
             for layer_type in set(self.config.layer_types)
         }

@@ -17,6 +17,14 @@ from .positions import POSITIONS
 
 NORM_PLACEMENTS = ("pre", "post")
 LAYER_TYPES = ("full_attention", "sliding_attention")
+# Fields that only a mixture of experts has, with their defaults. Other tools ask a config whether it has them, and take
+# a model that does for a mixture: TRL then waits for its router logits.
+MIXTURE_FIELDS = {
+    "num_local_experts": 8,
+    "num_experts_per_tok": 2,
+    "router_aux_loss_coef": 0.01,
+    "output_router_logits": False,
+}
 
 # Keys that transformers itself writes into a config.json or passes to a config, and that are not fields here.
 KEYS_OF_TRANSFORMERS = {
@@ -59,9 +67,11 @@ class OzymandiasConfig(PreTrainedConfig):
             weights, `8 / 3 * hidden_size` for a gated one.
         feed_forward_type: `"none"`, `"mlp"` (two matrices), `"gated"` (three, GLU) or `"moe"` (a mixture of gated
             experts).
-        num_local_experts: experts of a mixture.
-        num_experts_per_tok: experts that each token passes through.
-        router_aux_loss_coef: weight of the load-balancing loss, added to the loss where router logits are recorded.
+        num_local_experts: experts of a mixture, by default 8. This field and the next three exist only where
+            `feed_forward_type` is `"moe"`.
+        num_experts_per_tok: experts that each token passes through, by default 2.
+        router_aux_loss_coef: weight of the load-balancing loss, added to the loss where router logits are recorded; by
+            default 0.01.
         output_router_logits: record the routers' logits, and so balance their load; set it to train a mixture.
         hidden_act: the non-linearity of the feed-forward, by transformers' name: `"relu"`, `"gelu"`,
             `"gelu_pytorch_tanh"` (GPT-2's), `"relu2"` (squared) or `"silu"`.
@@ -102,7 +112,7 @@ class OzymandiasConfig(PreTrainedConfig):
     """
 
     model_type = "ozymandias"
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = ["past_key_values", "cache"]
     # Tensor parallelism cuts attention by head and the feed-forward by inner unit, and adds up after each.
     base_model_tp_plan = {
         "layers.*.attention.q_proj": "colwise",
@@ -133,10 +143,6 @@ class OzymandiasConfig(PreTrainedConfig):
     head_dim: int | None = None
     intermediate_size: int | None = None
     feed_forward_type: str = "mlp"
-    num_local_experts: int = 8
-    num_experts_per_tok: int = 2
-    router_aux_loss_coef: float = 0.01
-    output_router_logits: bool = False
     hidden_act: str = "gelu"
     position_type: str = "learned"
     max_position_embeddings: int = 64
@@ -165,6 +171,7 @@ class OzymandiasConfig(PreTrainedConfig):
     decoder_start_token_id: int | None = None
 
     def __post_init__(self, **kwargs):
+        self.fill_mixture({name: kwargs.pop(name) for name in MIXTURE_FIELDS if name in kwargs})
         rope_keys = {"rope_theta", "rope_scaling"} if self.position_type == "rotary" else set()
         if unknown := sorted(kwargs.keys() - KEYS_OF_TRANSFORMERS - rope_keys):
             raise ValueError(
@@ -182,6 +189,15 @@ class OzymandiasConfig(PreTrainedConfig):
             self.rope_parameters = None
         # Called here as well as by `validate()`, which would wrap the ValueError in another type.
         self.validate_architecture()
+
+    def fill_mixture(self, given: dict):
+        """Set the fields of a mixture. Configs of version 0.1 carry their defaults for every model."""
+        if self.feed_forward_type == "moe":
+            vars(self).update({**MIXTURE_FIELDS, **given})
+        elif changed := [name for name, value in given.items() if value not in (None, MIXTURE_FIELDS[name])]:
+            raise ValueError(
+                f"{', '.join(changed)} needs feed_forward_type 'moe', and it is {self.feed_forward_type!r}."
+            )
 
     def fill_sizes(self):
         """Work the sizes out that were left to the others."""
@@ -268,7 +284,6 @@ class OzymandiasConfig(PreTrainedConfig):
             "head_dim": 1,
             "intermediate_size": 1,
             "max_position_embeddings": 1,
-            "num_experts_per_tok": 1,
             "type_vocab_size": 0,
             "num_encoder_layers": 0,
         }.items():
@@ -288,14 +303,10 @@ class OzymandiasConfig(PreTrainedConfig):
                 f"num_attention_heads ({self.num_attention_heads}) is not a multiple of num_key_value_heads "
                 f"({self.num_key_value_heads}), so query heads cannot share keys and values evenly."
             )
-        if self.num_experts_per_tok > self.num_local_experts:
+        if self.feed_forward_type == "moe" and not 1 <= self.num_experts_per_tok <= self.num_local_experts:
             raise ValueError(
-                f"num_experts_per_tok ({self.num_experts_per_tok}) is more than num_local_experts "
-                f"({self.num_local_experts}); a token cannot pass through more experts than there are."
-            )
-        if self.output_router_logits and self.feed_forward_type != "moe":
-            raise ValueError(
-                f"output_router_logits needs feed_forward_type 'moe', and it is {self.feed_forward_type!r}."
+                f"num_experts_per_tok is {self.num_experts_per_tok}; give at least 1 and at most num_local_experts "
+                f"({self.num_local_experts}): a token cannot pass through more experts than there are."
             )
         if self.position_type == "rotary" and self.head_dim % 2:
             raise ValueError(f"head_dim ({self.head_dim}) must be even: rotary positions turn pairs of dimensions.")

@@ -105,7 +105,9 @@ class OzymandiasAttention(nn.Module):
             query, key = rotate(query, *rotation), rotate(key, *rotation)
         # Asked with `is not None`: an empty cache is falsy.
         if past_key_values is not None:
-            key, value = past_key_values.update(key, value, self.layer_idx)  # (batch, kv_heads, keys, head_dim)
+            # A paged cache leaves the keys as they are and adds to `kwargs` what its kernel reads; others ignore them.
+            key, value = past_key_values.update(key, value, self.layer_idx, kwargs=kwargs)
+            # (batch, kv_heads, keys, head_dim) each
         return self.attend(query, key, value, attention_mask, **kwargs)
 
     def make_keys_and_values(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
