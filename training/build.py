@@ -88,15 +88,15 @@ def model_config(recipe: Recipe, vocab_size: int, tokenizer: PreTrainedTokenizer
 
 
 def generation_config(config: OzymandiasConfig) -> GenerationConfig:
-    """How `generate` writes when it is not told: by drawing, and no further than learned positions reach."""
-    length = {"max_new_tokens": 256}
-    if config.is_encoder_decoder:
-        length = {"max_new_tokens": config.max_position_embeddings}  # a passage as long as the source
-    elif config.position_type == "learned":
-        length = {"max_length": config.max_position_embeddings}
+    """How `generate` writes when it is not told: by sampling, and so many tokens that half the context is for a prompt.
+
+    An encoder-decoder writes as much as its context holds, since its prompt has a context of its own.
+    """
+    longest = config.max_position_embeddings
+    length = longest if config.is_encoder_decoder else max(1, longest // 2)
     names = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
     ids = {name: getattr(config, name) for name in names}
-    return GenerationConfig(do_sample=True, temperature=0.8, top_p=0.95, **length, **ids)
+    return GenerationConfig(do_sample=True, temperature=0.8, top_p=0.95, max_new_tokens=length, **ids)
 
 
 def build_accelerator(recipe: Recipe, output: Path) -> Accelerator:
