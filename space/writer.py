@@ -28,6 +28,9 @@ CHECKPOINTS = Path(__file__).with_name("checkpoints")
 EVOLUTION = tuple(PRESETS)
 LONGEST_PROMPT = 2000  # characters
 LONGEST_TEXT = 1000  # new tokens
+COLDEST, HOTTEST = 0.01, 2.0  # temperatures besides 0: logits divided by a smaller number are no longer finite
+NARROWEST = 0.01  # the smallest top_p
+LARGEST_SEED = 2**32 - 1
 TURN = 0.05  # seconds that an answer is written on for before the reader sees more: nobody reads character by character
 # Answers are written in turns, first come, first served, by two threads: 16 that all compute at once take Python's lock
 # from each other after every few operations, and get half the work done.
@@ -136,6 +139,33 @@ def check_prompt(prompt: str) -> None:
         raise VisitorError("long_prompt", given=len(prompt), most=LONGEST_PROMPT)
 
 
+def check_settings(temperature: float, top_p: float, length: int, seed: int) -> None:
+    """Refuse settings outside their range, or of another type, as a program or an emptied box can send them.
+
+    Raises:
+        VisitorError: it names the setting, its value and the range.
+    """
+    if not (in_range(temperature, 0, 0) or in_range(temperature, COLDEST, HOTTEST)):
+        raise VisitorError("wrong_temperature", given=shorten(temperature), least=COLDEST, most=HOTTEST)
+    if not in_range(top_p, NARROWEST, 1):
+        raise VisitorError("wrong_top_p", given=shorten(top_p), least=NARROWEST)
+    if not in_range(length, 1, LONGEST_TEXT, whole=True):
+        raise VisitorError("wrong_length", given=shorten(length), most=LONGEST_TEXT)
+    if not in_range(seed, 0, LARGEST_SEED, whole=True):
+        raise VisitorError("wrong_seed", given=shorten(seed), most=LARGEST_SEED)
+
+
+def in_range(value: object, least: float, most: float, whole: bool = False) -> bool:
+    """Whether a value is a number in a range, both ends included; `whole` asks for a whole number."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and least <= value <= most and (not whole or value == int(value))
+
+
+def shorten(value: object) -> str:
+    """A value as an error message quotes it; an emptied box is `""`."""
+    return repr("" if value is None else value)[:40]
+
+
 def asked_for(prompt: str) -> str:
     """What the reader asks for: `"poetry"`, `"oz"` or `"chinese"`, as by "Write me a poem"; "" for an opening line."""
     if re.fullmatch(CHINESE_REQUEST, prompt, re.S):
@@ -222,8 +252,10 @@ def answer(
         kept: how the answer begins, where it is to go on from an earlier one.
 
     Raises:
-        UserError: a prompt that is empty or too long, an unknown model, or one that cannot be loaded.
+        UserError: a prompt that is empty or too long, a setting out of its range, an unknown model, or one that cannot
+            be loaded.
     """
+    check_settings(temperature, top_p, length, seed)
     served, (_, start, text, end) = begin(prompt, key)
     if kept is not None:
         start, text = start + kept[len(text) :], kept
@@ -232,9 +264,9 @@ def answer(
         model,
         tokenizer,
         prompt=start,
-        max_new_tokens=max(1, min(int(length), LONGEST_TEXT)),
-        temperature=max(0.0, temperature),
-        top_p=min(max(top_p, 0.01), 1.0),
+        max_new_tokens=int(length),
+        temperature=temperature,
+        top_p=top_p,
         seed=int(seed) or random.randrange(1, 2**31),
     )
     ended = False
