@@ -13,6 +13,7 @@ import gradio as gr
 import torch
 
 from space import api
+from space.custom import STATIC
 from space.evolution_tab import EvolutionTab
 from space.inside_tab import InsideTab
 from space.words import LANGUAGES, Words, language_of
@@ -88,6 +89,7 @@ def build_page() -> gr.Blocks:
         inside_tab.select(inside.draw_first, inside.asked, inside.views, **QUIETLY)
         evolution_tab.select(evolution.draw, evolution.asked, evolution.views, **QUIETLY)
         connect(tabs, write, inside)
+        page.load(js=(STATIC / "chat.js").read_text(encoding="utf-8"), api_visibility="private")
         remember(page, words, language, (write, inside, evolution))
         for function in (api.generate, api.tokens, api.attention):
             gr.api(function, concurrency_limit=SIMULTANEOUS, concurrency_id="writing")

@@ -1,6 +1,5 @@
 """The tab for writing: a chat, and under every answer why the model wrote it so."""
 
-import html
 import threading
 from collections.abc import Iterator
 from functools import lru_cache
@@ -23,6 +22,9 @@ EXAMPLES = [
 ]
 SIMULTANEOUS = 16  # answers written in turns: each visitor sees words at once, and all get slower together
 STOPS: dict[str, threading.Event] = {}  # of the answers that are being written, by the visitor's session
+# Tags that fetch something as soon as they are in the page. Gradio leaves "allowed" tags as text, the others as HTML
+# until `static/chat.js` shows the text.
+LOADING_TAGS = ["audio", "embed", "iframe", "image", "img", "input", "object", "picture", "source", "svg", "video"]
 STORED = "ozymandias"  # what the browser keeps the conversation under
 
 Messages = list[dict]
@@ -57,6 +59,8 @@ class WriteTab:
             show_label=False,
             height=460,
             render_markdown=False,
+            latex_delimiters=[],
+            allow_tags=LOADING_TAGS,
             editable="user",
             buttons=["copy", "copy_all"],
         )
@@ -304,7 +308,9 @@ def name_source(passage: Passage) -> str:
 
 def message(role: str, text: str, model: str | None = None) -> dict:
     """An entry of the conversation; an answer knows its model."""
-    return {"role": role, "content": escape(text)} | ({"metadata": {"id": model}} if model else {})
+    # Of a plain string Gradio would strip the indentation.
+    content = [{"type": "text", "text": text}]
+    return {"role": role, "content": content} | ({"metadata": {"id": model}} if model else {})
 
 
 def restore(saved: Messages) -> Messages:
@@ -319,15 +325,9 @@ def restore(saved: Messages) -> Messages:
         return []
 
 
-def escape(text: str) -> str:
-    """A text that the chat shows as it is: also without Markdown Gradio would render the tags that it thinks safe."""
-    return html.escape(text, quote=False)
-
-
-def plain(content: str | list[dict]) -> str:
-    """The text of a message of the chat, which Gradio hands back in parts."""
-    text = content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
-    return html.unescape(text)
+def plain(content: list[dict]) -> str:
+    """The text of a message of the chat, which Gradio keeps in parts."""
+    return "".join(part.get("text", "") for part in content)
 
 
 def question(history: Messages, index: int) -> str:

@@ -182,15 +182,42 @@ def test_two_hundred_clicks_a_second_do_no_harm(page, visit):
     wait_until(lambda: bot(page).startswith("The moon"))
 
 
-def test_text_is_never_taken_for_html(page):
-    attack = "<img src=x onerror=alert(1)><script>alert(2)</script><b>bold</b> **stars** &lt; & <i"
-    page.get_by_label("number input for Length").fill("50")
-    write(page, attack)
-    wait_until(lambda: bot(page).startswith(attack) and len(bot(page)) > len(attack))
-    page.wait_for_timeout(1000)
-    assert page.locator("#chat .message").locator("img, script, b, strong, i").count() == 0
+ODD_TEXTS = (
+    "<img src=x onerror=alert(1)><script>alert(2)</script><b>bold</b> <i",
+    "R&D, &amp; and &lt; and &copy, I </3 you <!-- a remark --> <a<b>",
+    "<|begin|> <think>no</think> <poem>",
+    "# Title\n\n  two spaces, **stars**, `code`, [here](https://example.org)\n- item\n$$x^2$$ and \\(y\\)",
+)
+
+
+@pytest.mark.parametrize("text", ODD_TEXTS)
+def test_a_text_is_shown_edited_and_copied_as_it_was_typed(page, text, monkeypatch):
+    """Gradio makes HTML of a chat's messages, also without Markdown."""
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    monkeypatch.setattr(writer, "stream_text", lambda *_, **__: iter([" ", *text]))
+
+    def copied(button) -> str:
+        page.evaluate("navigator.clipboard.writeText('')")
+        button.click()
+        page.wait_for_function("navigator.clipboard.readText()")
+        return page.evaluate("navigator.clipboard.readText()")
+
+    answer, messages = f"{text} {text}", page.locator("#chat .message-content")
+    write(page, text)
+    wait_until(lambda: messages.all_text_contents() == [text, answer])
+    page.get_by_role("button", name="Retry").wait_for()
+    assert messages.locator("img, script, b, strong, i, a, code, h1, li, .katex, poem").count() == 0
+    buttons = page.get_by_role("button", name="Copy message")
+    assert [copied(buttons.nth(n)) for n in range(2)] == [text, answer]
+    assert copied(page.get_by_role("button", name="Copy conversation")) == f"user: {text}\n\nassistant: {answer}"
+
+    page.get_by_role("button", name="Edit").click()
+    assert page.locator("#chat textarea").input_value() == text
+    page.get_by_role("button", name="Submit").click()
+    page.get_by_role("button", name="Retry").wait_for()
+    wait_until(lambda: messages.all_text_contents() == [text, answer])
     page.get_by_role("button", name="Undo").click()
-    wait_until(lambda: page.input_value("#prompt textarea") == attack)
+    wait_until(lambda: page.input_value("#prompt textarea") == text)
 
 
 @pytest.mark.parametrize(
