@@ -1,10 +1,25 @@
-"""What other programs can call: the functions of the API, which are the tools of the MCP server too."""
+"""What other programs can call: the functions of the API, which are the tools of the MCP server too.
+
+Gradio makes the tools' descriptions from the docstrings here. It reads one line for each argument, and one for what is
+returned.
+"""
 
 from collections.abc import Iterator
 
+import gradio as gr
+
 from space import inside, writer
 from space.words import VisitorError, errors_shown
-from training.command import UserError
+
+
+def add_endpoints(page: gr.Blocks, **limits) -> None:
+    """Let programs call the functions below; `limits` are the options of `gr.api`."""
+    for function in (generate, tokens, attention):
+        endpoint = gr.api(function, **limits)
+        for argument in page.fns[endpoint["id"]].inputs:
+            if argument.value is not None:
+                # Gradio itself leaves out of a tool's schema each default that Python takes for false: 0 and "".
+                argument._api_info["default"] = argument.value
 
 
 def generate(
@@ -13,12 +28,15 @@ def generate(
     """Write on from an opening line, or answer a request for poetry, for Oz or, in Chinese, for a quatrain.
 
     Args:
-        prompt: an opening line, or a request such as "Write me a poem".
+        prompt: an opening line, or a request such as "Write me a poem"; at most 2,000 characters.
         model: the checkpoint to write with, for example "poetry-bigram"; empty takes the page's default.
-        temperature: 0 always takes the likeliest token, higher is bolder.
-        top_p: draw only from the likeliest tokens that have this probability together.
-        length: tokens to write.
+        temperature: 0 always takes the likeliest token, higher is bolder, up to 2.
+        top_p: draw only from the likeliest tokens that have this probability together, from 0.01 to 1.
+        length: tokens to write, from 1 to 1,000.
         seed: the same seed gives the same text; 0 draws anew.
+
+    Returns:
+        The prompt and what the model has written so far, again and again while it grows.
     """
     with errors_shown():
         yield from writer.answer(prompt, model or writer.default_model(), temperature, top_p, length, seed)
@@ -26,18 +44,17 @@ def generate(
 
 @errors_shown()
 def tokens(text: str, model: str = "") -> list[dict]:
-    """Cut a text into the tokens of a model, each with its id, its probability after those before it, and its surprise.
+    """Cut a text into the tokens of a model and score them. The first token follows nothing and has no probability.
 
     Args:
         text: the text, at most 2,000 characters.
         model: a checkpoint that writes, for example "poetry-modern"; empty takes the page's default.
 
     Returns:
-        A record for each token: `text`, `id`, `probability` and `bits` (both null for the first, before which nothing
-        stands) and `alternatives`, the five likeliest tokens there with their probabilities.
+        For each token its text, id, probability, surprise in bits, and the five likeliest alternatives.
     """
-    model, tokenizer = open_model(text, model)
-    scored = inside.score_tokens(model, tokenizer, "", text)
+    writer.check_prompt(text)
+    scored = inside.score_tokens(*open_model(model, writer.served_models()), "", text)
     return [
         {
             "text": token.shown,
@@ -51,35 +68,40 @@ def tokens(text: str, model: str = "") -> list[dict]:
 
 
 @errors_shown()
-def attention(text: str, model: str = "", layer: int = 1, head: int = 1) -> dict:
+def attention(text: str, model: str = "", layer: int = 1, head: int = 1, source: str = "") -> dict:
     """Show where one attention head of a model looks while it reads a text.
 
     Args:
-        text: the text; of a long one the last 96 tokens are read.
+        text: the text, of which the last 96 tokens are read; for an encoder-decoder what the decoder has written.
         model: a checkpoint, for example "poetry-gpt"; empty takes the page's default.
         layer: counted from 1.
         head: counted from 1.
+        source: what the encoder of an encoder-decoder such as "oz-next-passage" reads; empty for other models.
 
     Returns:
-        `tokens`, and `weights`: for each token that looks, the share of its attention that each token gets, which add
-        up to 1.
-    """
-    model, tokenizer = open_model(text, model)
-    trace = inside.trace(model, tokenizer, text)
-    if not (0 < layer <= len(trace.attention) and 0 < head <= len(trace.attention[layer - 1])):
-        heads = len(trace.attention[0]) if trace.attention else 0
-        raise UserError(f"this model has {len(trace.attention)} layers of attention with {heads} heads each.")
-    return {"tokens": trace.shown, "weights": trace.attention[layer - 1][head - 1].tolist()}
+        `tokens`, and `weights`, a row for each token: the share of its attention that each token gets; with a source also `source_tokens` and `source_weights`, where each token looks in the source.
+    """  # noqa: E501  (Gradio would put a comma after each line of what is returned)
+    writer.check_text(text)
+    writer.check_text(source)
+    trace = inside.trace(*open_model(model, writer.seen_models()), text, source)
+    if not trace.attention:
+        raise VisitorError("no_attention")
+    layers, heads = len(trace.attention), len(trace.attention[0])
+    if not (writer.in_range(layer, 1, layers, whole=True) and writer.in_range(head, 1, heads, whole=True)):
+        layer, head = writer.shorten(layer), writer.shorten(head)
+        raise VisitorError("no_head", layer=layer, head=head, layers=layers, heads=heads)
+    layer, head = int(layer) - 1, int(head) - 1
+    found = {"tokens": trace.shown, "weights": trace.attention[layer][head].tolist()}
+    if source:
+        found |= {"source_tokens": trace.source_shown, "source_weights": trace.cross_attention[layer][head].tolist()}
+    return found
 
 
-def open_model(text: str, key: str):
-    """The copy of a model that can be looked into, for a text that may be read.
+def open_model(key: str, models: dict[str, writer.Served]):
+    """The copy of one of some models, or of the page's default, that can be looked into.
 
     Raises:
-        UserError: the text is empty or too long, or there is no such model.
+        UserError: there is no such model, or it cannot be loaded.
     """
-    writer.check_prompt(text)
-    models, key = writer.seen_models(), key or writer.default_model()
-    if key not in models:
-        raise VisitorError("no_model", name=key, names=", ".join(models))
-    return inside.load_eager(models[key].source, models[key].revision)
+    served = writer.find_model(key or writer.default_model(), models)
+    return inside.load_eager(served.source, served.revision)

@@ -13,10 +13,10 @@ import gradio as gr
 import torch
 
 from space import api
-from space.custom import STATIC
+from space.custom import STATIC, token_at
 from space.evolution_tab import EvolutionTab
 from space.inside_tab import InsideTab
-from space.words import LANGUAGES, Words, language_of
+from space.words import LANGUAGES, Words, errors_shown, language_of
 from space.write_tab import SIMULTANEOUS, WriteTab, examine, restore
 from space.writer import default_model, load, served_models
 from training.command import run_command
@@ -91,8 +91,7 @@ def build_page() -> gr.Blocks:
         connect(tabs, write, inside)
         page.load(js=(STATIC / "chat.js").read_text(encoding="utf-8"), api_visibility="private")
         remember(page, words, language, (write, inside, evolution))
-        for function in (api.generate, api.tokens, api.attention):
-            gr.api(function, concurrency_limit=SIMULTANEOUS, concurrency_id="writing")
+        api.add_endpoints(page, concurrency_limit=SIMULTANEOUS, concurrency_id="writing")
     return page.queue(max_size=WAITING)
 
 
@@ -120,9 +119,10 @@ def connect(tabs: gr.Tabs, write: WriteTab, inside: InsideTab) -> None:
 
     def open_token(given: dict, picked: gr.EventData) -> dict:
         history, index = given[write.chat], given[write.answer]
-        opening, text, scored = examine(history, index)
+        with errors_shown(given[write.language]):
+            opening, text, scored = examine(history, index)
+            token = token_at(picked, scored)
         begun = len(opening.shown)
-        token = scored[picked._data["index"]]
         kept = text[: begun + token.begin]
         read = opening.start + text[begun : begun + token.end]
         return {
@@ -147,7 +147,7 @@ def connect(tabs: gr.Tabs, write: WriteTab, inside: InsideTab) -> None:
     private = {"api_visibility": "private"}
     write.tokens.select(
         open_token,
-        {write.chat, write.answer},
+        {write.chat, write.answer, write.language},
         [tabs, inside.drawn, inside.text, inside.model, *inside.place],
         **private,
     ).then(inside.draw, inside.asked, inside.views, **private)

@@ -5,8 +5,10 @@ Each is a file of JavaScript and one of CSS in `static/`, as they are, with no b
 
 from pathlib import Path
 
+import gradio as gr
+
 from space.inside import ScoredToken
-from space.words import say
+from space.words import VisitorError, say
 
 STATIC = Path(__file__).with_name("static")
 TEMPLATES = {
@@ -39,3 +41,15 @@ def token_value(index: int, token: ScoredToken, language: str, **changed) -> dic
         "alternatives": [(other.shown, f"{other.probability:.1%}") for other in token.alternatives],
         **changed,
     }
+
+
+def token_at(picked: gr.EventData, scored: list[ScoredToken]) -> ScoredToken:
+    """The token that was clicked.
+
+    Raises:
+        VisitorError: the text is another one by now.
+    """
+    index = picked._data["index"]
+    if index >= len(scored) or scored[index].id != picked._data["id"]:
+        raise VisitorError("changed_text")
+    return scored[index]

@@ -70,7 +70,7 @@ def load_grown(folder: Path, step: int) -> tuple[PreTrainedModel, PreTrainedToke
     model = open_up(type(shared)(shared.config))
     path = list_snapshots(folder).get(step)
     if path is None:
-        raise UserError(f"{folder} has no snapshot of step {step}; pick another one.")
+        raise UserError(f"{folder.name} has no snapshot of step {step}; pick another one.")
     load_snapshot(model, path)
     return model, tokenizer
 

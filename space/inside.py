@@ -21,7 +21,7 @@ from transformers.utils.output_capturing import maybe_install_capturing_hooks
 from modeling import OzymandiasModel
 from modeling.modeling_ozymandias import soft_cap
 from space.loading import load_checkpoint, load_once
-from space.words import VisitorError
+from space.words import VisitorError, check_encodable
 from tokenizer import token_bytes
 from tokenizer.character import is_byte
 from training.data import IGNORED, encode
@@ -199,6 +199,7 @@ def last(ids: torch.Tensor, count: int) -> tuple[torch.Tensor, int]:
 
 def check_texts(model: PreTrainedModel, text: str, source: str) -> None:
     """Refuse, with a [`UserError`], texts that this architecture cannot read."""
+    check_encodable(text + source)
     both = model.config.is_encoder_decoder
     if source and not both:
         raise VisitorError("no_encoder")
@@ -231,7 +232,8 @@ def mute(model: PreTrainedModel, heads: Heads) -> PreTrainedModel:
     layers, count = len(main_stack(model).layers), model.config.num_attention_heads
     for layer, head in heads:
         if not (0 <= layer < layers and 0 <= head < count):
-            raise VisitorError("no_head", head=head, layer=layer, layers=layers, heads=count)
+            which = "no_head" if layers else "no_attention"
+            raise VisitorError(which, head=head + 1, layer=layer + 1, layers=layers, heads=count)
     model = copy.deepcopy(model)
     for layer, head in heads:
         attention = main_stack(model).layers[layer].attention
@@ -395,5 +397,4 @@ def written_with_and_without(
         written = write_passage(model, read, ids, min(length, context - len(ids)))
         return tokenizer.decode(written[1 + len(ids) :], skip_special_tokens=True)
 
-    silent = mute(model, muted)
-    return write(model), write(silent)
+    return write(model), write(mute(model, muted))

@@ -11,7 +11,7 @@ from PIL import Image
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from space import figures, inside, writer
-from space.custom import custom, token_value
+from space.custom import custom, token_at, token_value
 from space.inside import Alternative, Heads, ScoredToken, Trace
 from space.words import Words, errors_shown, say
 from tokenizer import token_bytes
@@ -195,12 +195,14 @@ class InsideTab:
         trace, language, index = self.trace(given), given[self.language], picked._data["index"]
         model, tokenizer = open_model(given[self.model])
         scored = inside.score_trace(model, tokenizer, trace)
+        with errors_shown(language):
+            token = token_at(picked, scored)
         value = {**describe_tokens(model, scored, language), "selected": index}
         if given[self.model] not in writer.served_models():
             return {self.tokens: value, **self.offer((), {})}
         rest = b"".join(token_bytes(tokenizer, token) for token in trace.ids[index:])
         kept = given[self.text].removesuffix(rest.decode(errors="replace"))
-        return {self.tokens: value, **self.offer(scored[index].alternatives, {"kept": kept})}
+        return {self.tokens: value, **self.offer(token.alternatives, {"kept": kept})}
 
     def offer(self, alternatives: tuple[Alternative, ...], here: dict) -> dict:
         """Let the reader take another token in a place of a text; a part of a character cannot be written on from."""

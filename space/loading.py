@@ -1,8 +1,10 @@
 """Loading what visitors ask for: each thing once, and one at a time."""
 
+import logging
 import threading
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -44,6 +46,12 @@ def load_checkpoint(source: str, revision: str | None = None) -> tuple[PreTraine
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
         model = model_class(config).from_pretrained(source, revision=revision, config=config)
     except Exception as error:  # transformers, safetensors and the Hub client each have their own for a bad checkpoint
-        reason = in_one_line(error)[:200]
-        raise VisitorError("not_loaded", source=source, reason=reason) from error
+        logging.getLogger(__name__).error("%s cannot be loaded: %s", source, in_one_line(error)[:500])
+        raise VisitorError("not_loaded", name=short_name(source)) from error
     return model.eval(), tokenizer
+
+
+def short_name(source: str) -> str:
+    """What visitors see of a checkpoint: a Hub id, or the end of a folder's path, such as `mine/best`."""
+    path = Path(source)
+    return "/".join(path.relative_to(path.anchor).parts[-2:])

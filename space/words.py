@@ -1,5 +1,6 @@
 """What the page says, in English and in Chinese: one file for each language in `texts/`."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +37,12 @@ class VisitorError(UserError):
 def explain(error: UserError, language: str) -> str:
     """What an error says, in a language if it has it."""
     return say(language, error.key, **error.values) if isinstance(error, VisitorError) else str(error)
+
+
+def check_encodable(text: str) -> None:
+    """Refuse, with a [`VisitorError`], a lone surrogate: no tokenizer reads it, and no answer with it can be sent."""
+    if re.search("[\ud800-\udfff]", text):
+        raise VisitorError("half_character")
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from space import figures, writer
 from space.custom import custom, token_value
 from space.inside import ScoredToken, load_eager, score_tokens
 from space.remarks import LineRemark, Originality, Passage, copied_passages, verse_remarks
-from space.words import Words, explain, say
+from space.words import VisitorError, Words, explain, say
 from training.command import UserError
 
 EXAMPLES = [
@@ -133,7 +133,8 @@ class WriteTab:
             writer.check_prompt(prompt)
         except UserError as error:
             gr.Warning(explain(error, given[self.language]))
-            yield {self.chat: history, self.prompt: prompt}
+            # A lone surrogate cannot be sent back; it would end the page's stream of events.
+            yield {self.chat: history, self.prompt: prompt.encode(errors="replace").decode()}
             return
         asked = [*history, message("user", prompt)]
         yield {self.chat: asked, self.prompt: ""}
@@ -240,12 +241,14 @@ def stop_writing(request: gr.Request) -> None:
         stopped.set()
 
 
-def examine(history: Messages, index: int) -> tuple[writer.Opening, str, list[ScoredToken]]:
+def examine(history: Messages, index: int | None) -> tuple[writer.Opening, str, list[ScoredToken]]:
     """How an answer began, the answer, and the tokens that its model wrote.
 
     Raises:
-        UserError: its model cannot be had, or it has written nothing yet.
+        UserError: there is no such answer any more, its model cannot be had, or it has written nothing yet.
     """
+    if index is None or index >= len(history):
+        raise VisitorError("changed_text")
     served, opening = writer.begin(question(history, index), key_of(history, index))
     text = plain(history[index]["content"])
     return opening, text, score_answer(served, opening.start, text[len(opening.shown) :])

@@ -17,8 +17,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from modeling import PRESETS, OzymandiasConfig
-from space.loading import load_checkpoint, load_once
-from space.words import VisitorError, say
+from space.loading import load_checkpoint, load_once, short_name
+from space.words import VisitorError, check_encodable, say
 from training.command import UserError
 from training.generate import stream_text
 from training.quality import is_chinese
@@ -119,9 +119,22 @@ def label(key: str, language: str) -> str:
     return say(language, "model_label", name=name, millions=millions, loss=loss)
 
 
+def find_model(key: str, models: dict[str, Served]) -> Served:
+    """The model with a key.
+
+    Raises:
+        VisitorError: there is none; it names those that there are.
+    """
+    if not isinstance(key, str) or key not in models:
+        raise VisitorError("no_model", name=shorten(key), names=", ".join(models))
+    return models[key]
+
+
 def choices(models: dict[str, Served], language: str) -> list[tuple[str, str]]:
     """What a page shows for each model, and its key; the one that was named has its own name."""
-    return [(served.source if key == "named" else label(key, language), key) for key, served in models.items()]
+    return [
+        (short_name(served.source) if key == "named" else label(key, language), key) for key, served in models.items()
+    ]
 
 
 @load_once
@@ -131,12 +144,24 @@ def load(served: Served) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
 
 
+def check_text(text: str) -> None:
+    """Refuse a text that is too long or cannot be encoded.
+
+    Raises:
+        VisitorError: which of them it is.
+    """
+    if not isinstance(text, str):
+        raise VisitorError("no_string", given=shorten(text))
+    if len(text) > LONGEST_PROMPT:
+        raise VisitorError("long_prompt", given=len(text), most=LONGEST_PROMPT)
+    check_encodable(text)
+
+
 def check_prompt(prompt: str) -> None:
-    """Refuse, with a [`UserError`], a prompt that is empty or too long."""
+    """Refuse, with a [`VisitorError`], a prompt that is empty, too long or cannot be encoded."""
+    check_text(prompt)
     if not prompt.strip():
         raise VisitorError("empty_prompt")
-    if len(prompt) > LONGEST_PROMPT:
-        raise VisitorError("long_prompt", given=len(prompt), most=LONGEST_PROMPT)
 
 
 def check_settings(temperature: float, top_p: float, length: int, seed: int) -> None:
@@ -220,9 +245,7 @@ def begin(prompt: str, key: str) -> tuple[Served, Opening]:
     check_prompt(prompt)
     models = served_models()
     opening = choose(prompt, key, models)
-    if opening.model not in models:
-        raise VisitorError("no_model", name=opening.model, names=", ".join(models))
-    return models[opening.model], opening
+    return find_model(opening.model, models), opening
 
 
 def lend_gpu(call: Callable) -> Callable:

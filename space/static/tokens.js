@@ -72,7 +72,7 @@ list.addEventListener("click", (event) => {
     show(button);
     return;
   }
-  trigger("select", { index: button.token.index });
+  trigger("select", { index: button.token.index, id: button.token.id });
 });
 list.addEventListener("keydown", (event) => {
   const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];

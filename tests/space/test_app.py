@@ -6,14 +6,16 @@ import string
 import subprocess
 import sys
 import time
-import urllib.request
+from inspect import signature
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import gradio as gr
 import pytest
 from gradio_client import Client
+from gradio_client.exceptions import AppError
 
-from space import app, write_tab
+from space import api, app, write_tab
 from space.words import TEXTS
 from tests.conftest import PROJECT, run
 from tests.space import visitors
@@ -107,37 +109,101 @@ def test_both_languages_say_the_same_things():
     }
 
 
-def test_api_generates_and_looks_inside(url):
-    client = Client(url, verbose=False)
+@pytest.fixture(scope="module")
+def client(url):
+    return Client(url, verbose=False)
+
+
+def test_api_generates(client):
     text = client.predict("The moon", "poetry-gpt", 0.8, 0.95, 60, 7, api_name="/generate")
     assert text.startswith("The moon")
     assert text == client.predict("The moon", "poetry-gpt", 0.8, 0.95, 60, 7, api_name="/generate")
     pieces = list(client.submit("The moon", "poetry-modern", 0.8, 0.95, 600, 7, api_name="/generate"))
     assert len(pieces) > 2
-    with pytest.raises(Exception, match="at most 2,000"):
-        client.predict("x" * 3000, api_name="/generate")
-    with pytest.raises(Exception, match="no model 'gpt-5'"):
-        client.predict("The moon", "gpt-5", api_name="/generate")
-
-    scored = client.predict("The moon", "poetry-gpt", api_name="/tokens")
-    assert "".join(token["text"] for token in scored).replace("␣", " ") == "The moon"
-    assert scored[0]["probability"] is None
-    assert all(2 ** -token["bits"] == pytest.approx(token["probability"]) for token in scored[1:])
-    seen = client.predict("The moon", "poetry-gpt", 2, 3, api_name="/attention")
-    assert [sum(row) for row in seen["weights"]] == pytest.approx([1] * len(seen["tokens"]))
-    with pytest.raises(Exception, match="4 layers of attention with 4 heads each"):
-        client.predict("The moon", "poetry-gpt", 5, 1, api_name="/attention")
     endpoints = client.view_api(return_format="dict")["named_endpoints"]
     assert set(endpoints) == {"/generate", "/tokens", "/attention"}
 
 
+def test_api_scores_tokens(client):
+    scored = client.predict("The moon", "poetry-gpt", api_name="/tokens")
+    assert "".join(token["text"] for token in scored).replace("␣", " ") == "The moon"
+    assert scored[0]["probability"] is None
+    assert all(2 ** -token["bits"] == pytest.approx(token["probability"]) for token in scored[1:])
+
+
+def test_api_shows_attention(client):
+    """Also of an encoder-decoder, which has no text yet and writes one."""
+    seen = client.predict("The moon", "poetry-gpt", 2, 3, api_name="/attention")
+    assert [sum(row) for row in seen["weights"]] == pytest.approx([1] * len(seen["tokens"]))
+    assert len(seen["tokens"]) == len("The moon")
+    assert set(seen) == {"tokens", "weights"}
+    source = "Dorothy lived in Kansas"
+    seen = client.predict("", "oz-next-passage", 1, 1, source, api_name="/attention")
+    assert "".join(seen["source_tokens"]).replace("␣", " ") == source
+    assert len(seen["source_weights"]) == len(seen["weights"]) == len(seen["tokens"])
+    assert [sum(row) for row in seen["source_weights"]] == pytest.approx([1] * len(seen["tokens"]))
+    assert {len(row) for row in seen["source_weights"]} == {len(source)}
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "given", "words"),
+    [
+        ("/generate", {"temperature": "hot"}, "temperature must be 0 or a number from 0.01 to 2, not 'hot'"),
+        ("/generate", {"temperature": 1e-40}, "temperature must be"),
+        ("/generate", {"top_p": None}, "top_p must be a number from 0.01 to 1, not \"\"|not ''"),
+        ("/generate", {"length": 1e9}, "length must be a whole number from 1 to 1,000"),
+        ("/generate", {"seed": -1}, "seed must be a whole number from 0"),
+        ("/generate", {"prompt": ["The moon"]}, r"text must be a string, not \['The moon'\]"),
+        ("/generate", {"prompt": "x" * 3000}, "at most 2,000"),
+        ("/generate", {"model": "gpt-5"}, "no model 'gpt-5'"),
+        ("/generate", {"model": ["english"]}, r"no model \['english'\]"),
+        ("/tokens", {"text": 5}, "text must be a string, not 5"),
+        ("/tokens", {"text": " "}, "nothing to write on from"),
+        ("/tokens", {"model": "oz-encoder"}, r"no model 'oz-encoder'; pick one of english, (?!.*oz)"),
+        ("/attention", {"layer": 5}, "no head 1 in layer 5: this model has 4 layers of 4 heads, both counted from 1"),
+        ("/attention", {"layer": "last"}, "no head 1 in layer 'last'"),
+        ("/attention", {"head": 0}, "no head 0 in layer 1"),
+        ("/attention", {"text": ""}, "no text to read"),
+        ("/attention", {"source": "Oz"}, "no encoder beside"),
+        ("/attention", {"source": 7}, "text must be a string, not 7"),
+        ("/attention", {"model": "oz-next-passage"}, "no source to read"),
+        ("/attention", {"model": "poetry-bigram"}, "This model has no attention"),
+    ],
+)
+def test_api_tells_in_a_sentence_what_is_wrong(client, capfd, endpoint, given, words):
+    text = "prompt" if endpoint == "/generate" else "text"
+    with pytest.raises(AppError, match=words):
+        client.predict(**{text: "The moon", "model": "poetry-gpt", **given}, api_name=endpoint)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("endpoint", ["generate", "tokens", "attention"])
+def test_half_a_character_is_refused_and_told(url, endpoint):
+    """A lone surrogate in an answer cannot be encoded, and the stream of answers would end without a word."""
+    _, *others = signature(getattr(api, endpoint)).parameters.values()
+    data = json.dumps({"data": ["moon \ud83d", *(other.default for other in others)]}).encode()
+    with urlopen(Request(f"{url}gradio_api/call/{endpoint}", data, {"Content-Type": "application/json"})) as response:
+        event = json.load(response)["event_id"]
+    with urlopen(f"{url}gradio_api/call/{endpoint}/{event}", timeout=30) as response:
+        assert "half a character" in response.read().decode()
+
+
 def test_the_same_functions_are_tools_of_an_mcp_server(url):
-    with urllib.request.urlopen(f"{url}gradio_api/mcp/schema") as response:
+    with urlopen(f"{url}gradio_api/mcp/schema") as response:
         tools = {tool["name"]: tool for tool in json.load(response)}
     assert set(tools) == {"generate", "tokens", "attention"}
     for tool in tools.values():
-        assert len(tool["description"]) > 40
-        assert all(field.get("description") for field in tool["inputSchema"]["properties"].values())
+        assert "Returns: " in tool["description"]
+        assert ":," not in tool["description"]
+        described = {name: field["description"] for name, field in tool["inputSchema"]["properties"].items()}
+        assert all(text.endswith(".") for text in [tool["description"], *described.values()])  # none is cut
+        assert not any(word in tool["description"] for word in ("nothing, ", "each, ", "that, ", "which, add"))
+        (required,) = tool["inputSchema"]["required"]
+        assert required in ("prompt", "text")
+        for name, field in tool["inputSchema"]["properties"].items():
+            assert (
+                name == required or field["default"] == signature(getattr(api, tool["name"])).parameters[name].default
+            )
 
 
 @pytest.mark.slow
@@ -164,7 +230,7 @@ def test_command_serves_within_20_seconds():
     try:
         while True:
             try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=1) as response:
+                with urlopen(f"http://127.0.0.1:{port}/", timeout=1) as response:
                     assert b"Ozymandias" in response.read()
                     break
             except OSError:
@@ -180,7 +246,8 @@ def test_command_serves_within_20_seconds():
 def test_wrong_name_ends_the_command(name):
     done = run("-m", "space.app", check=False, OZYMANDIAS_MODEL=name)
     assert done.returncode == 1
-    assert done.stderr.strip().splitlines()[-1].startswith(f"error: the model {name} cannot be loaded")
+    assert f"\n{name} cannot be loaded: " in f"\n{done.stderr}"
+    assert done.stderr.strip().splitlines()[-1].startswith(f"error: The model {name.removeprefix('/no/')} cannot")
     assert "Traceback" not in done.stderr
 
 

@@ -220,6 +220,47 @@ def test_a_text_is_shown_edited_and_copied_as_it_was_typed(page, text, monkeypat
     wait_until(lambda: page.input_value("#prompt textarea") == text)
 
 
+def test_half_a_character_does_not_end_the_visit(page):
+    """A lone surrogate cannot be sent back: the stream of answers would end, and nothing came any more."""
+    box = page.locator("#prompt textarea")
+    box.evaluate("box => { box.value = 'The moon \\ud83d'; box.dispatchEvent(new Event('input')) }")
+    page.click("#send")
+    page.get_by_text("half a character").wait_for()
+    write(page, "The moon", 50)
+    wait_until(lambda: len(bot(page)) > len("The moon"))
+    page.get_by_role("button", name="Edit").click()
+    box = page.locator("#chat textarea")
+    box.evaluate("box => { box.value = 'The sun \\ud83d'; box.dispatchEvent(new Event('input')) }")
+    page.get_by_role("button", name="Submit").click()
+    wait_until(lambda: page.input_value("#prompt textarea") == "The sun ?")
+    assert page.locator("#chat .message").count() == 0
+
+
+def test_a_token_of_an_answer_that_is_written_anew_is_told(page, monkeypatch):
+    """The tokens that are shown are those of the answer before, until the new one is there."""
+    go_on, answers = threading.Event(), iter([["on", "ce upon a time there was"], ["ne", "ver"]])
+
+    def write_slowly(*_, **__):
+        first, rest = next(answers)
+        yield first
+        assert first == "on" or go_on.wait(60)
+        yield rest
+
+    monkeypatch.setattr(writer, "stream_text", write_slowly)
+    monkeypatch.setattr(writer, "TURN", 0)
+    page.locator("#explain input").check()
+    write(page, "The moon ")
+    tokens = page.locator("#answer-tokens .token")
+    wait_until(lambda: tokens.count() > 4)
+    page.get_by_role("button", name="Retry").click()
+    wait_until(lambda: bot(page) == "The moon ne")
+    tokens.last.click()
+    page.get_by_text("This text has changed").wait_for()
+    go_on.set()
+    wait_until(lambda: page.locator("#answer-tokens").inner_text().startswith("The moon never"))
+    assert page.get_by_role("tab", name="Write").get_attribute("aria-selected") == "true"
+
+
 @pytest.mark.parametrize(
     ("text", "words"), [("x" * 100_000, "100,000 characters"), ("   ", "nothing to write on from")]
 )

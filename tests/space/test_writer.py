@@ -8,6 +8,7 @@ import pytest
 from transformers import GPT2Config
 
 from space import writer
+from space.evolution import load_grown
 from space.words import VisitorError
 from space.writer import EVOLUTION, LONGEST_PROMPT, answer, asked_for, check_prompt, quatrain_request, served_models
 from training.command import UserError
@@ -105,7 +106,13 @@ def test_the_picked_step_writes_the_poem():
 
 @pytest.mark.parametrize(
     ("prompt", "words"),
-    [("", "opening line"), (" \n ", "opening line"), ("x" * 100_000, "100,000 characters; give at most 2,000")],
+    [
+        ("", "opening line"),
+        (" \n ", "opening line"),
+        ("x" * 100_000, "100,000 characters; give at most 2,000"),
+        ("half \ud83d", "half a character"),
+        (None, "must be a string, not "),
+    ],
 )
 def test_prompt_that_cannot_be_used(prompt, words):
     with pytest.raises(UserError, match=words):
@@ -162,13 +169,24 @@ def test_a_named_encoder_can_be_looked_into_and_does_not_write(monkeypatch):
 
 
 @pytest.mark.parametrize("damage", ["truncated", "missing"])
-def test_damaged_checkpoint_is_told(trained, tmp_path, monkeypatch, damage):
+def test_damaged_checkpoint_is_told(trained, tmp_path, monkeypatch, caplog, damage):
+    """Visitors see the end of its path, and the log has all of it with the reason."""
     folder = shutil.copytree(trained / "best", tmp_path / "bad")
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:3000]) if damage == "truncated" else weights.unlink()
     monkeypatch.setenv("OZYMANDIAS_MODEL", str(folder))
-    with pytest.raises(UserError, match=r"bad cannot be loaded.*pick another"):
+    with pytest.raises(UserError, match=r"bad cannot be loaded.*pick another") as told:
         next(answer("The moon", "named"))
+    assert str(tmp_path) not in str(told.value)
+    assert f"{folder} cannot be loaded: " in caplog.text
+
+
+def test_visitors_see_no_absolute_path(trained, monkeypatch):
+    monkeypatch.setenv("OZYMANDIAS_MODEL", str(trained / "best"))
+    assert writer.choices(served_models(), "en")[0] == ("trained/best", "named")
+    with pytest.raises(UserError, match="trained has no snapshot of step 7") as told:
+        load_grown(trained, 7)
+    assert str(trained) not in str(told.value)
 
 
 def test_revision_is_split_from_the_name(monkeypatch):
@@ -178,11 +196,12 @@ def test_revision_is_split_from_the_name(monkeypatch):
     assert writer.choices(served_models(), "zh")[0] == ("user/name", "named")
 
 
-def test_another_kind_of_model_is_told(tmp_path, monkeypatch):
+def test_another_kind_of_model_is_told(tmp_path, monkeypatch, caplog):
     GPT2Config(n_layer=1).save_pretrained(tmp_path)
     monkeypatch.setenv("OZYMANDIAS_MODEL", str(tmp_path))
-    with pytest.raises(UserError, match=r"cannot be loaded \(it is of the kind gpt2"):
+    with pytest.raises(UserError, match="cannot be loaded"):
         next(answer("The moon", "named"))
+    assert "it is of the kind gpt2" in caplog.text
 
 
 def test_answers_are_written_in_turns(monkeypatch):
