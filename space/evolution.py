@@ -7,7 +7,7 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from space.inside import ScoredToken, load_eager, open_up, score_tokens
-from space.loading import load_once
+from space.loading import load_once, local_folder
 from space.writer import CHECKPOINTS, EVOLUTION, answer, served_models
 from training.checkpoints import BEST, METRICS, list_snapshots, load_snapshot, record_path
 from training.command import UserError
@@ -48,10 +48,18 @@ def write_together(prompt: str, keys: list[str], length: int, seed: int) -> Iter
 
 def growing_run() -> Path | None:
     """The folder of a run that has kept snapshots: that of the named checkpoint, or the one that is shipped."""
-    named = served_models().get("named")
-    path = record_path(Path(named.source)) if named else None
-    folders = ([path.parent] if path else []) + [GROWTH]
-    return next((folder for folder in folders if list_snapshots(folder)), None)
+    return next((folder for folder in (named_run(), GROWTH) if folder and list_snapshots(folder)), None)
+
+
+def named_run() -> Path | None:
+    """The folder of the run that the named checkpoint is of, if there is a record of it, here or on the Hub."""
+    if (named := served_models().get("named")) is None:
+        return None
+    try:
+        path = record_path(local_folder(named.source, named.revision))
+    except UserError:  # the model's own loading tells it
+        return None
+    return path.parent if path else None
 
 
 def best_of(run: Path) -> Path:
@@ -70,7 +78,7 @@ def load_grown(folder: Path, step: int) -> tuple[PreTrainedModel, PreTrainedToke
     model = open_up(type(shared)(shared.config))
     path = list_snapshots(folder).get(step)
     if path is None:
-        raise UserError(f"{folder.name} has no snapshot of step {step}; pick another one.")
+        raise UserError(f"There is no snapshot of step {step}; pick another one.")
     load_snapshot(model, path)
     return model, tokenizer
 

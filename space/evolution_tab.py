@@ -127,11 +127,12 @@ class EvolutionTab:
             trace = inside.trace(model, tokenizer, given[self.grown_line])
         curve = dict(evolution.read_curve(self.run))
         written = stream_text(model, tokenizer, given[self.grown_line], GROWN, temperature=0.8, seed=SEED)
+        points = {say(language, "loss"): list(curve.items())}
         told = say(language, "growth_loss", step=step, loss=curve[step], start=curve[self.steps[0]])
         return {
             self.grown_loss: told,
             self.grown_text: given[self.grown_line] + "".join(written),
-            self.grown_curve: figures.curves({self.run.name: list(curve.items())}, language, (step, curve[step])),
+            self.grown_curve: figures.curves(points, language, (step, curve[step])),
             self.grown_heat: figures.heat(trace.attention[layer][head], trace.shown, trace.shown, language),
         }
 

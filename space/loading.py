@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 
+from huggingface_hub import snapshot_download
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from modeling import OzymandiasConfig  # this import also makes Ozymandias known to the Auto classes
@@ -33,6 +34,21 @@ def load_once(load: Callable) -> Callable:
     return once
 
 
+@load_once
+def local_folder(source: str, revision: str | None = None) -> Path:
+    """The folder of a checkpoint. Of a Hub id all files are fetched, the record of its run and its snapshots too.
+
+    Raises:
+        UserError: the Hub has no such checkpoint, or cannot be reached.
+    """
+    if Path(source).is_dir():
+        return Path(source)
+    try:
+        return Path(snapshot_download(source, revision=revision))
+    except Exception as error:  # the client passes on what its HTTP library raises
+        raise refuse(source, error) from error
+
+
 def load_checkpoint(source: str, revision: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a checkpoint of any architecture of this project, a folder or a Hub id.
 
@@ -46,9 +62,14 @@ def load_checkpoint(source: str, revision: str | None = None) -> tuple[PreTraine
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
         model = model_class(config).from_pretrained(source, revision=revision, config=config)
     except Exception as error:  # transformers, safetensors and the Hub client each have their own for a bad checkpoint
-        logging.getLogger(__name__).error("%s cannot be loaded: %s", source, in_one_line(error)[:500])
-        raise VisitorError("not_loaded", name=short_name(source)) from error
+        raise refuse(source, error) from error
     return model.eval(), tokenizer
+
+
+def refuse(source: str, error: Exception) -> VisitorError:
+    """What visitors are told of a checkpoint that cannot be loaded; the reason, with its paths, goes into the log."""
+    logging.getLogger(__name__).error("%s cannot be loaded: %s", source, in_one_line(error)[:500])
+    return VisitorError("not_loaded", name=short_name(source))
 
 
 def short_name(source: str) -> str:

@@ -215,12 +215,14 @@ class Originality:
     Attributes:
         passages: those that are, in order; none overlaps another.
         share: of the characters between the first word after the prompt and the last, between 0 and 1.
+        compared: the names of the texts that the answer was compared with.
         missing: the texts that the answer could not be compared with, by the names of their corpora; `run.json` if
             there is no record of what the model was trained on.
     """
 
     passages: tuple[Passage, ...]
     share: float
+    compared: tuple[str, ...]
     missing: tuple[str, ...]
 
     @property
@@ -237,7 +239,7 @@ class Library:
         windows, places: the hashes of every [`STEP`]-th window of the text, sorted, and where each begins.
         begins, works, titles: where each work begins in the text, its name in the registry, if it has one, and what it
             is called.
-        missing: see [`Originality`].
+        compared, missing: see [`Originality`].
     """
 
     text: bytes
@@ -246,6 +248,7 @@ class Library:
     begins: list[int]
     works: list[str]
     titles: list[str]
+    compared: tuple[str, ...]
     missing: tuple[str, ...]
 
     def source(self, place: int) -> tuple[str, str]:
@@ -295,7 +298,7 @@ def copied_passages(answer: str, checkpoint: str | Path, prompt: str = "") -> Or
             passages.append(Passage(before + begin, before + end, *source))
     copied = sum(passage.end - passage.begin for passage in passages)
     share = copied / (words[-1][1] - words[0][0]) if words else 0.0
-    return Originality(tuple(passages), share, library.missing)
+    return Originality(tuple(passages), share, library.compared, library.missing)
 
 
 def matches(own: str, words: list[tuple[int, int]], at: np.ndarray, library: Library) -> Iterator[tuple[int, int, int]]:
@@ -357,7 +360,9 @@ def build_library(stages: tuple[tuple[str, str], ...]) -> Library:
         text += corpus.train.encode()
     windows = hashed(np.frombuffer(text, dtype=np.uint8), STEP)
     order = np.argsort(windows)
-    return Library(text, windows[order], (order * STEP).astype(np.uint32), begins, works, titles, tuple(missing))
+    places = (order * STEP).astype(np.uint32)
+    compared = tuple(corpus.name for corpus in corpora.values())
+    return Library(text, windows[order], places, begins, works, titles, compared, tuple(missing))
 
 
 def title_of(work: str, corpus: Corpus) -> str:
@@ -386,10 +391,10 @@ def load_stages(stages: tuple[tuple[str, str], ...]) -> tuple[dict[str, Corpus],
         try:
             corpora[name] = load_corpus(name)
         except UserError:
-            missing.append(name)
+            missing.append(Path(name).name if Path(name).is_absolute() else name)
     for stage, sha256 in stages:
         there = [corpora[name].text for name in parts[stage] if name in corpora]
         if len(there) == len(parts[stage]) and Corpus(stage, tuple(there)).sha256 != sha256:
-            missing.append(stage)
+            missing.append(Path(stage).name if Path(stage).is_absolute() else stage)
             corpora = {name: corpus for name, corpus in corpora.items() if name not in parts[stage]}
     return corpora, missing

@@ -9,8 +9,10 @@ import gradio as gr
 from space import figures, writer
 from space.custom import custom, token_value
 from space.inside import ScoredToken, load_eager, score_tokens
+from space.loading import local_folder
 from space.remarks import LineRemark, Originality, Passage, copied_passages, verse_remarks
 from space.words import VisitorError, Words, explain, say
+from training.checkpoints import RECORD
 from training.command import UserError
 
 EXAMPLES = [
@@ -220,7 +222,12 @@ class WriteTab:
             self.originality: say(language, "comparing"),
             self.surprise: gr.update(value=figures.surprise(scored, language), visible=True),
         }
-        original = copied_passages(text, writer.served_models()[opening.model].source, text[:begun])
+        served = writer.served_models()[opening.model]
+        try:
+            original = copied_passages(text, local_folder(served.source, served.revision), text[:begun])
+        except UserError as error:
+            yield {self.originality: explain(error, language)}
+            return
         yield {
             self.tokens: {"lines": describe_lines(text, begun, scored, original.passages, language)},
             self.originality: describe_originality(original, language),
@@ -294,15 +301,20 @@ def describe_verse(remark: LineRemark, language: str) -> str:
 
 
 def describe_originality(original: Originality, language: str) -> str:
-    sentences = []
+    """What of an answer is copied, what it was compared with, and what it could not be compared with."""
+    compared = ", ".join(original.compared)
     if original.passages:
         works = ", ".join(dict.fromkeys(name_source(passage) for passage in original.passages))
-        sentences.append(say(language, "partly", share=f"{original.share:.0%}", works=works))
+        told = say(language, "partly", share=f"{original.share:.0%}", works=works)
+    elif not compared:
+        told = say(language, "nothing_compared")
     else:
-        sentences.append(say(language, "original_so_far" if original.missing else "original"))
+        told = say(language, "original_so_far" if original.missing else "original", compared=compared)
+    if original.missing == (RECORD,):
+        return f"{told} {say(language, 'no_record')}"
     if original.missing:
-        sentences.append(say(language, "not_compared", names=", ".join(original.missing)))
-    return " ".join(sentences)
+        return f"{told} {say(language, 'not_compared', names=', '.join(original.missing))}"
+    return told
 
 
 def name_source(passage: Passage) -> str:

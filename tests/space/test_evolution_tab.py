@@ -1,14 +1,20 @@
 """Five models, one run and three tokenizers, in a real browser."""
 
+import shutil
+
 import pytest
 
 from space import evolution
 from space.evolution import LABORATORY, five_models, growing_run, load_grown, read_curve, score_by, write_together
 from space.inside import trace
 from space.writer import CHECKPOINTS
+from tests.conftest import run
+from tests.hub_server import HubServer, Repo
 from tests.space.conftest import open_tab, wait_until
 from training.checkpoints import list_snapshots
 from training.command import UserError
+from training.corpora import load_corpus
+from training.publish import copy_records
 
 LINE = "The moon upon the water"
 
@@ -37,6 +43,34 @@ def test_the_run_of_a_named_checkpoint_is_shown(trained, monkeypatch):
     monkeypatch.setenv("OZYMANDIAS_MODEL", str(trained / "best"))
     assert growing_run() == trained
     assert trace(*load_grown(trained, 20), LINE).ids
+
+
+ON_THE_HUB = """
+from space.evolution import growing_run, load_grown, read_curve
+from space.inside import trace
+from space.loading import local_folder
+from space.remarks import copied_passages
+run = growing_run()
+assert trace(*load_grown(run, 20), "The moon").ids
+found = copied_passages(COPIED, local_folder("user/name", REVISION))
+print(len(read_curve(run)), found.share, found.compared, found.missing)
+"""
+
+
+def test_the_run_of_a_published_checkpoint_is_shown_and_compared(trained, tmp_path):
+    """Its record, curve and snapshots lie beside its weights on the Hub, and nowhere here."""
+    folder = shutil.copytree(trained / "best", tmp_path / "model")
+    copy_records(trained, folder)
+    with HubServer() as hub:
+        repo = hub.repos["models/user/name"] = Repo("models", "user/name")
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        revision = repo.commit("model", {str(path.relative_to(folder)): path.read_bytes() for path in files}).sha
+        program = f"COPIED, REVISION = {load_corpus('sampler').train[100:300]!r}, {revision!r}\n{ON_THE_HUB}"
+        named = {"OZYMANDIAS_MODEL": f"user/name@{revision}", "HF_ENDPOINT": hub.endpoint}
+        said = run("-c", program, HF_HUB_OFFLINE=0, HF_HOME=tmp_path / "hf", **named).stdout
+    assert said.split(maxsplit=2)[0] == str(len(read_curve(trained)))
+    assert float(said.split(maxsplit=2)[1]) > 0.9
+    assert said.strip().endswith("('sampler',) ()")
 
 
 @pytest.mark.parametrize("kind", LABORATORY)

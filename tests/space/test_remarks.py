@@ -1,6 +1,7 @@
 import hashlib
 import json
 import random
+import re
 import threading
 import time
 
@@ -8,7 +9,8 @@ import pronouncing
 import pytest
 
 from space import remarks
-from space.remarks import LineRemark, Passage, copied_passages, estimated_syllables, verse_remarks
+from space.remarks import LineRemark, Originality, Passage, copied_passages, estimated_syllables, verse_remarks
+from space.write_tab import describe_originality
 from training.corpora import BETWEEN, load_corpus
 from training.works import COLLECTIONS, WORKS, Work
 
@@ -165,7 +167,7 @@ def test_a_memorising_answer_is_marked_and_an_invented_one_is_not(mine):
     begin, end = text.index(" ", 400) + 1, text.index(" ", 700)
     found = copied_passages(f"\n{text[begin:end]}.", folder)
     assert found.passages == (Passage(1, 1 + end - begin, "mine", ""),)
-    assert (found.share, found.missing) == (1.0, ())
+    assert (found.share, found.compared, found.missing) == (1.0, ("mine",), ())
     invented = copied_passages(prose(2, 200), folder)
     assert (invented.passages, invented.share, invented.longest, invented.missing) == ((), 0.0, None, ())
     assert copied_passages("", folder).share == 0.0
@@ -272,9 +274,28 @@ def test_texts_that_cannot_be_compared_are_told(tmp_path, mine):
     assert both.missing == ("gone.txt",)
     assert both.share > 0.9
     changed = copied_passages(copied, checkpoint(tmp_path, own, sha256="02"))
-    assert (changed.passages, changed.missing) == ((), (str(own),))
+    assert (changed.passages, changed.compared, changed.missing) == ((), (), ("mine.txt",))
     (folder / "run.json").unlink()
-    assert copied_passages(copied, folder).missing == ("run.json",)
+    unknown = copied_passages(copied, folder)
+    assert (unknown.compared, unknown.missing) == ((), ("run.json",))
+
+
+@pytest.mark.parametrize(
+    ("compared", "missing", "words"),
+    [
+        (("oz", "poetry"), (), r"No passage .* in oz, poetry, which is all that the model has read\.$"),
+        (
+            ("oz",),
+            ("poetry",),
+            r"No passage .* word for word in oz\. Not compared with poetry: .* not here\.$",
+        ),
+        ((), ("poetry",), r"Not known: .* could not be compared .*\. Not compared with poetry"),
+        ((), ("run.json",), r"Not known: .* could not be compared .*\. There is no record of it \(run\.json\)"),
+    ],
+)
+def test_what_was_compared_is_told(compared, missing, words):
+    """Where nothing was, nothing may be said to be original."""
+    assert re.search(words, describe_originality(Originality((), 0.0, compared, missing), "en"))
 
 
 def test_texts_are_loaded_once_though_two_ask_at_once(mine, monkeypatch):

@@ -184,7 +184,7 @@ def test_damaged_checkpoint_is_told(trained, tmp_path, monkeypatch, caplog, dama
 def test_visitors_see_no_absolute_path(trained, monkeypatch):
     monkeypatch.setenv("OZYMANDIAS_MODEL", str(trained / "best"))
     assert writer.choices(served_models(), "en")[0] == ("trained/best", "named")
-    with pytest.raises(UserError, match="trained has no snapshot of step 7") as told:
+    with pytest.raises(UserError, match="no snapshot of step 7") as told:
         load_grown(trained, 7)
     assert str(trained) not in str(told.value)
 
