@@ -106,6 +106,12 @@ def write(page, text: str, length: int | None = None) -> None:
     page.click("#send")
 
 
+def wait_for_answer(page, beginning: str) -> None:
+    """Wait until an answer that begins so is there and whole: only then the page lets it be written anew."""
+    retry = page.get_by_role("button", name="Retry")
+    wait_until(lambda: bot(page).startswith(beginning) and retry.count() and retry.is_enabled())
+
+
 def open_tab(page, name: str) -> None:
     page.get_by_role("tab", name=name, exact=True).click()
 
@@ -113,5 +119,4 @@ def open_tab(page, name: str) -> None:
 def picture(page, name: str) -> None:
     """Keep what the page looks like, for people to look at."""
     ARTIFACTS.mkdir(exist_ok=True)
-    page.wait_for_timeout(300)
-    page.screenshot(path=ARTIFACTS / f"space-{name}.png", full_page=True)
+    page.screenshot(path=ARTIFACTS / f"space-{name}.png", full_page=True, animations="disabled")

@@ -2,24 +2,26 @@
 
 import json
 import os
+import re
 import string
 import subprocess
 import sys
+import threading
 import time
 from inspect import signature
 from pathlib import Path
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-import gradio as gr
 import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 
-from space import api, app, write_tab
+from space import api, app, write_tab, writer
 from space.words import TEXTS
 from tests.conftest import PROJECT, run
 from tests.space import visitors
-from tests.space.conftest import DESKTOP, PHONE, bot, free_port, open_tab, picture, wait_until, write
+from tests.space.conftest import DESKTOP, PHONE, free_port, open_tab, picture, wait_for_answer, wait_until, write
 
 
 @pytest.mark.browser
@@ -71,8 +73,7 @@ def test_every_control_is_reached_by_the_keyboard(page):
 def test_the_first_text_comes_at_once(page):
     """Within half a second on an idle machine; here others compute too."""
     write(page, "The sea", 50)  # loads what is loaded once
-    wait_until(lambda: bot(page).startswith("The sea"))
-    page.wait_for_timeout(2000)
+    wait_for_answer(page, "The sea")
     page.fill("#prompt textarea", "The moon")
     seconds = page.evaluate(
         """() => new Promise(resolve => {
@@ -93,7 +94,9 @@ def test_the_first_text_comes_at_once(page):
 
 def test_the_page_can_stand_in_another_page(page, url):
     page.set_content(f'<iframe src="{url}" width="900" height="600" title="Ozymandias"></iframe>')
-    page.frame_locator("iframe").locator("#prompt textarea").wait_for()
+    framed = page.frame_locator("iframe").locator("#prompt textarea")
+    framed.fill("The moon")
+    assert framed.input_value() == "The moon"
 
 
 def test_both_languages_say_the_same_things():
@@ -177,15 +180,25 @@ def test_api_tells_in_a_sentence_what_is_wrong(client, capfd, endpoint, given, w
     assert "Traceback" not in capfd.readouterr().err
 
 
+def ask(url: str, endpoint: str, text: str) -> str:
+    """Ask the API as a program without Gradio's client does; returns the id of the event."""
+    _, *others = signature(getattr(api, endpoint)).parameters.values()
+    data = json.dumps({"data": [text, *(other.default for other in others)]}).encode()
+    headers = {"Content-Type": "application/json"}
+    with urlopen(Request(f"{url}gradio_api/call/{endpoint}", data, headers), timeout=30) as response:
+        return json.load(response)["event_id"]
+
+
+def hear(url: str, endpoint: str, event: str) -> str:
+    """All that the API has to say to an event, until it has ended."""
+    with urlopen(f"{url}gradio_api/call/{endpoint}/{event}", timeout=60) as response:
+        return response.read().decode()
+
+
 @pytest.mark.parametrize("endpoint", ["generate", "tokens", "attention"])
 def test_half_a_character_is_refused_and_told(url, endpoint):
     """A lone surrogate in an answer cannot be encoded, and the stream of answers would end without a word."""
-    _, *others = signature(getattr(api, endpoint)).parameters.values()
-    data = json.dumps({"data": ["moon \ud83d", *(other.default for other in others)]}).encode()
-    with urlopen(Request(f"{url}gradio_api/call/{endpoint}", data, {"Content-Type": "application/json"})) as response:
-        event = json.load(response)["event_id"]
-    with urlopen(f"{url}gradio_api/call/{endpoint}/{event}", timeout=30) as response:
-        assert "half a character" in response.read().decode()
+    assert "half a character" in hear(url, endpoint, ask(url, endpoint, "moon \ud83d"))
 
 
 def test_the_same_functions_are_tools_of_an_mcp_server(url):
@@ -214,12 +227,40 @@ def test_many_visitors_chat_at_once(url):
     assert found["slowest"] < 10  # under 5 on an idle machine, by `python -m tests.space.visitors`
 
 
-def test_waiting_is_bounded():
-    queue = app.build_page()._queue
-    assert queue.max_size == app.WAITING
+def test_waiting_is_bounded(monkeypatch):
+    """One writes, two wait, and the next one is refused at once; those who waited get their answers."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def wait(*_, **__):
+        begun.set()
+        assert go_on.wait(60)
+        yield "!"
+
+    monkeypatch.setattr(writer, "stream_text", wait)
+    monkeypatch.setattr(app, "SIMULTANEOUS", 1)
+    monkeypatch.setattr(app, "WAITING", 2)
+    page = app.build_page()
+    _, address, _ = page.launch(prevent_thread_lock=True, quiet=True, server_port=free_port(), **app.LAUNCH)
+    try:
+        events = [ask(address, "generate", "The moon")]
+        assert begun.wait(60)
+        events += [ask(address, "generate", "The moon") for _ in range(2)]
+        with pytest.raises(HTTPError, match="503") as refused:
+            ask(address, "generate", "The moon")
+        assert "Queue is full" in refused.value.read().decode()
+        go_on.set()
+        assert all('"The moon!"' in hear(address, "generate", event) for event in events)
+    finally:
+        go_on.set()
+        page.close()
+
+
+def test_the_page_has_these_limits():
+    queue, writing = app.build_page()._queue, write_tab.SIMULTANEOUS
+    assert (queue.max_size, writing) == (256, 16)
     assert queue.ANALYTICS_MAX_EVENTS <= 100
     limits = {fn.concurrency_limit for fn in app.build_page().fns.values() if fn.concurrency_id == "writing"}
-    assert limits == {write_tab.SIMULTANEOUS}
+    assert limits == {writing}
 
 
 @pytest.mark.slow
@@ -251,16 +292,15 @@ def test_wrong_name_ends_the_command(name):
     assert "Traceback" not in done.stderr
 
 
-def test_pins_are_what_is_installed_in_the_test_environment():
-    """The Space's requirements were tried together: in the environment that ran these tests when they were written."""
-    from importlib.metadata import version
-
-    pins = (PROJECT / "space" / "requirements.txt").read_text().splitlines()
-    pins = dict(line.replace("[mcp]", "").split("==") for line in pins if "==" in line)
-    front = (PROJECT / "space" / "README.md").read_text(encoding="utf-8")
-    assert f"sdk_version: {pins['gradio']}" in front
+def test_every_pin_of_the_space_is_the_projects():
+    """The versions of `constraints.txt` are those that the tests ran with."""
+    constraints = dict(re.findall(r"(?m)^([\w.-]+)==(\S+)$", (PROJECT / "constraints.txt").read_text()))
+    requirements = (PROJECT / "space" / "requirements.txt").read_text().splitlines()
+    pins = dict(line.replace("[mcp]", "").split("==") for line in requirements if not line.startswith("#"))
+    assert pins == {name: constraints.get(name) for name in pins}
     assert set(pins) >= {"torch", "transformers", "gradio", "tokenizers", "safetensors", "huggingface_hub"}
-    assert version("gradio").split(".")[0] == pins["gradio"].split(".")[0] == str(gr.__version__).split(".")[0]
+    front = (PROJECT / "space" / "README.md").read_text(encoding="utf-8")
+    assert f"sdk_version: {pins['gradio']}\n" in front
 
 
 def test_the_space_folder_holds_no_secrets_of_this_machine():

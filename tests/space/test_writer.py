@@ -3,6 +3,8 @@ import re
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 from transformers import GPT2Config
@@ -42,9 +44,18 @@ def test_requests_are_told_from_opening_lines(prompt, corpus):
     assert asked_for(prompt) == corpus
 
 
-def test_a_long_prompt_is_sorted_quickly():
-    """A pattern that backtracks without end would hang the page."""
-    assert asked_for("please " * 300 + "write " * 300) == ""
+@pytest.mark.parametrize(
+    "parts", [("please ", "write "), ("can you ", "a "), ("写", "来"), ("题目：", "一"), ("《", "》")]
+)
+def test_a_long_prompt_is_sorted_quickly(parts):
+    """A pattern that backtracks without end would hang the page; here it is found out before it takes minutes."""
+    for count in [*range(1, 31), 60, 120, LONGEST_PROMPT]:
+        prompt = "".join(part * min(count, LONGEST_PROMPT // 2 // len(part)) for part in parts)
+        begun = time.perf_counter()
+        asked_for(prompt)
+        quatrain_request(prompt)
+        assert time.perf_counter() - begun < 1, f"{len(prompt)} characters: {prompt[:60]!r} ..."
+    assert asked_for("please " * 140 + "write " * 140) == ""
 
 
 def test_the_five_steps_and_the_two_best_are_served():
@@ -231,5 +242,18 @@ def test_answers_are_written_in_turns(monkeypatch):
 
 
 def test_updates_are_few_enough_to_draw(monkeypatch):
-    monkeypatch.setattr(writer, "TURN", 1000)
-    assert len(list(answer("The moon", "poetry-bigram", length=200, seed=1))) == 1
+    """Of a model that writes 100 pieces in a second the reader sees some twenty updates, and in them every piece."""
+    now = 0.0
+
+    def write_evenly(*_, **__):
+        nonlocal now
+        for _ in range(200):
+            now += 0.01
+            yield "a"
+
+    monkeypatch.setattr(writer, "stream_text", write_evenly)
+    monkeypatch.setattr(writer, "time", SimpleNamespace(monotonic=lambda: now))
+    updates = list(answer("The moon ", "poetry-bigram"))
+    assert 20 <= len(updates) <= 50
+    assert updates[-1] == "The moon " + 200 * "a"
+    assert all(later.startswith(earlier) for earlier, later in pairwise(updates))
