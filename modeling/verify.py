@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("checkpoint", help="a folder or Hub id")
     checkpoint = parser.parse_args().checkpoint
     try:
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)
         model = load_model(checkpoint, dtype=torch.float32)
     except (OSError, ValueError) as error:
         sys.exit(f"error: {checkpoint} cannot be loaded: {' '.join(str(error).split())}")

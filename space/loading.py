@@ -38,10 +38,10 @@ def load_checkpoint(source: str, revision: str | None = None) -> tuple[PreTraine
         UserError: it is missing, damaged, or of another project.
     """
     try:
-        config = AutoConfig.from_pretrained(source, revision=revision)
+        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
         if not isinstance(config, OzymandiasConfig):
             raise TypeError(f"it is of the kind {config.model_type}")
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
         model = model_class(config).from_pretrained(source, revision=revision, config=config)
     except Exception as error:  # transformers, safetensors and the Hub client each have their own for a bad checkpoint
         reason = in_one_line(error)[:200]

@@ -131,7 +131,7 @@ def load_trained(checkpoint: str | Path) -> tuple[PreTrainedTokenizerBase, PreTr
         UserError: there is none, or it is damaged.
     """
     try:
-        return AutoTokenizer.from_pretrained(checkpoint), load_model(checkpoint)
+        return AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False), load_model(checkpoint)
     except Exception as error:  # transformers and safetensors each have their own for a bad checkpoint
         raise UserError(
             f"{checkpoint} cannot be loaded ({in_one_line(error)[:200]}); give the folder of a whole checkpoint, such "
