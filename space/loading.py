@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedT
 from modeling import OzymandiasConfig  # this import also makes Ozymandias known to the Auto classes
 from modeling.modeling_ozymandias import model_class
 from space.words import VisitorError
+from tokenizer import encode_text
 from training.command import in_one_line
 
 # While a model is loaded, transformers makes it without memory for its weights, and what another thread loads meanwhile
@@ -46,4 +47,5 @@ def load_checkpoint(source: str, revision: str | None = None) -> tuple[PreTraine
     except Exception as error:  # transformers, safetensors and the Hub client each have their own for a bad checkpoint
         reason = in_one_line(error)[:200]
         raise VisitorError("not_loaded", source=source, reason=reason) from error
+    encode_text(tokenizer, "")  # so that no thread has to change how special tokens are read while another encodes
     return model.eval(), tokenizer

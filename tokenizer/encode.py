@@ -1,5 +1,7 @@
 """From texts to arrays of ids and back to bytes, for whole corpora.
 
+What spells a special token in a corpus is text: a story that says "<|end|>" does not end there.
+
 A text repeats itself: the tokenizer is asked once for each piece of it (a character, or a word), which makes it several
 times as fast and gives the same ids.
 """
@@ -48,8 +50,7 @@ def encode_batch(
         known: the ids, as they are stored, of pieces that were met before; the new ones are added.
     """
     known = {} if known is None else known
-    # A piece of "<|end|>" would not be found, where such words have a meaning in a text.
-    pieces = [cutter(tokenizer.backend_tokenizer)(text) if tokenizer.split_special_tokens else [text] for text in texts]
+    pieces = [cutter(tokenizer.backend_tokenizer)(text) for text in texts]
     dtype = np.uint16 if len(tokenizer) <= 1 << 16 else np.int32
     new = list(set(chain.from_iterable(pieces)).difference(known))
     stored = (np.array(ids, dtype).tobytes() for ids in encode_pieces(tokenizer, new))
@@ -64,8 +65,8 @@ def encode_pieces(tokenizer: PreTrainedTokenizerBase, pieces: list[str]) -> Iter
     """The ids of each of some texts."""
     backend = tokenizer.backend_tokenizer  # leaves out what nobody asks for here, which takes most of the time
     # Set only where it is otherwise: a setter fails while another thread encodes.
-    if backend.encode_special_tokens != tokenizer.split_special_tokens:
-        backend.encode_special_tokens = tokenizer.split_special_tokens
+    if not backend.encode_special_tokens:
+        backend.encode_special_tokens = True
     if backend.padding is not None:
         backend.no_padding()
     if backend.truncation is not None:

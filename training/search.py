@@ -68,7 +68,8 @@ def embed(
     vectors = []
     for start in tqdm(range(0, len(texts), 64), unit="batch", disable=not progress):
         some = texts[start : start + 64]
-        batch = tokenizer(some, padding=True, truncation=True, max_length=longest, return_tensors="pt")
+        options = {"padding": True, "truncation": True, "max_length": longest, "split_special_tokens": True}
+        batch = tokenizer(some, return_tensors="pt", **options)
         states = encoder(batch["input_ids"], batch["attention_mask"])[0]  # (batch, length, hidden)
         for row, text in enumerate(some):
             ends = [(word.start(), word.end() - 1) for word in WORD.finditer(text)]

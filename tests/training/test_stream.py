@@ -125,6 +125,19 @@ def test_processes_see_together_what_one_would_and_their_states_fit_any_number(s
     check(30)
 
 
+@pytest.mark.parametrize("kind", ["txt", "jsonl"])
+def test_a_special_token_in_a_document_is_text(tmp_path, kind):
+    """Else a document could end in its middle."""
+    texts = [f"{n}.<|end|>.<|padding|>" for n in range(9)]
+    lines = texts if kind == "txt" else [json.dumps({"text": text}) for text in texts]
+    (tmp_path / f"0.{kind}").write_text("".join(line + "\n" for line in lines))
+    corpus = StreamedCorpus(str(tmp_path), "text", validation_characters=5)
+    seen = windows(Stream(corpus, TOKENIZER, context=16, batch_size=1), 9)[:, 0, :-1].flatten()
+    ends = int(torch.isin(seen, torch.tensor(TOKENIZER.all_special_ids)).sum())
+    assert ends <= (1 if kind == "txt" else 8)
+    assert "1.<|end|>.<|padding|>" in TOKENIZER.decode(seen)
+
+
 def test_what_is_held_out_is_never_trained_on(shards):
     corpus = StreamedCorpus(str(shards), "text", validation_characters=300)
     texts = corpus.validation.split("\n\n")
