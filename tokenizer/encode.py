@@ -8,7 +8,7 @@ times as fast and gives the same ids.
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from itertools import chain
 
@@ -25,20 +25,37 @@ WORDS = re.compile(
     rf"['’](?:s|t|re|ve|m|ll|d)(?![^\W_])|[{HAN}]| ?[^\W_{HAN}]+| ?(?:[^\w\n{SPACE}]|_)+"
     rf"|\n+|[{SPACE}]+(?![^\n{SPACE}])|[{SPACE}]+"
 )
-SECTION = 500_000  # characters encoded at once: a list of pieces takes many times the memory of their ids
+SECTION = 100_000  # characters encoded at once: a list of pieces takes many times the memory of their ids
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> np.ndarray:
     """The ids of a text, `(length,)`, in the smallest type that holds them."""
-    known, parts, begin = {}, [encode_batch(tokenizer, [])], 0
+    known = {}
+    parts = [encode_batch(tokenizer, [section], known=known) for section in sections(text)]
+    return np.concatenate([encode_batch(tokenizer, []), *parts])
+
+
+def sections(text: str) -> Iterator[str]:
+    """A text in parts that are encoded each by itself."""
+    begin = 0
     while begin < len(text):
-        end = text.find("\n", begin + SECTION)
-        end = len(text) if end < 0 else end
-        while text[end : end + 1] == "\n":  # no token goes on after line ends
-            end += 1
-        parts.append(encode_batch(tokenizer, [text[begin:end]], known=known))
+        end = section_end(text, begin)
+        yield text[begin:end]
         begin = end
-    return np.concatenate(parts)
+
+
+def section_end(text: str, begin: int = 0) -> int:
+    """Where the section that starts at `begin` ends: after line ends, or at the end of the text.
+
+    This project's tokenizers have no token that goes on after line ends. Others may have some, and a stream that cuts
+    its text at the same places has the same ids all the same.
+    """
+    end = text.find("\n", begin + SECTION)
+    if end < 0:
+        return len(text)
+    while text[end : end + 1] == "\n":
+        end += 1
+    return end
 
 
 def encode_batch(
@@ -50,7 +67,8 @@ def encode_batch(
         known: the ids, as they are stored, of pieces that were met before; the new ones are added.
     """
     known = {} if known is None else known
-    pieces = [cutter(tokenizer.backend_tokenizer)(text) for text in texts]
+    cut = cutter(tokenizer.backend_tokenizer)
+    pieces = [list(chain.from_iterable(map(cut, sections(text)))) for text in texts]
     dtype = np.uint16 if len(tokenizer) <= 1 << 16 else np.int32
     new = list(set(chain.from_iterable(pieces)).difference(known))
     stored = (np.array(ids, dtype).tobytes() for ids in encode_pieces(tokenizer, new))
