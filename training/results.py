@@ -17,7 +17,7 @@ from training.recipe import Recipe
 
 PROJECT = Path(__file__).parent.parent
 BEGIN, END = "<!-- results: written by python -m training.results -->", "<!-- end of results -->"
-# Fields of a recipe that change nothing of what is trained or scored: runs that share the others are seeds of one recipe.
+# Fields of a recipe that change nothing of what is trained or scored. Runs that share the others are one recipe.
 BOOK_KEEPING = (
     *("seed", "about", "expected_loss", "expected_sample", "trackers", "log_every"),
     *("checkpoint_every", "keep_checkpoints", "sample_prompt", "sample_length"),
