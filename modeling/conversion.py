@@ -25,6 +25,7 @@ from .backbone import OzymandiasPreTrainedModel
 from .families import FAMILIES
 from .family import Weights
 from .family import list_obstacles
+from .hub import check_reachable
 from .modeling_ozymandias import model_class
 from .sentencepiece_model import is_character_level
 from .sentencepiece_model import save_sentencepiece_model
@@ -87,6 +88,7 @@ def load_model(checkpoint: str | Path, **options) -> PreTrainedModel:
 
     Code that lies in a checkpoint is never run: without `trust_remote_code=False` transformers asks on the terminal.
     """
+    check_reachable(checkpoint)
     config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
     architecture = (config.architectures or ["ForCausalLM"])[0]
     auto_class = next((auto for end, auto in AUTO_CLASSES.items() if architecture.endswith(end)), AutoModelForCausalLM)

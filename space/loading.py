@@ -7,6 +7,7 @@ from functools import wraps
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from modeling import OzymandiasConfig  # this import also makes Ozymandias known to the Auto classes
+from modeling.hub import check_reachable
 from modeling.modeling_ozymandias import model_class
 from space.words import VisitorError
 from tokenizer import encode_text
@@ -39,6 +40,7 @@ def load_checkpoint(source: str, revision: str | None = None) -> tuple[PreTraine
         UserError: it is missing, damaged, or of another project.
     """
     try:
+        check_reachable(source)
         config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
         if not isinstance(config, OzymandiasConfig):
             raise TypeError(f"it is of the kind {config.model_type}")

@@ -11,11 +11,25 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrained
 
 from modeling import OzymandiasConfig, preset_config
 from modeling.conversion import load_model
+from modeling.hub import check_reachable
 from modeling.modeling_ozymandias import model_class
 from tokenizer import build_bpe_tokenizer, build_character_tokenizer
 from tokenizer.bpe import VOCAB_SIZE
 from training.command import UserError, in_one_line
 from training.recipe import Recipe
+
+
+def check_start(recipe: Recipe) -> None:
+    """Refuse, before a corpus is loaded, to start from a checkpoint that cannot be reached.
+
+    Raises:
+        UserError: it is no folder, and the Hub does not answer.
+    """
+    if recipe.start_from:
+        try:
+            check_reachable(recipe.start_from)
+        except OSError as error:
+            raise UserError(f"start_from cannot be had: {error}.") from None
 
 
 def build_tokenizer(recipe: Recipe, text: str) -> PreTrainedTokenizerBase:

@@ -183,7 +183,10 @@ def report_samples(
 ):
     """Print what a model's samples are worth, beside the same figures of the text that it never saw."""
     samples = write_samples(model, tokenizer, "\n", count, SAMPLE_TOKENS)
-    seen = [load_corpus(stage["name"]).train for stage in trained_on(checkpoint)] or [corpus.train]
+    stages = trained_on(checkpoint)
+    seen = [load_corpus(stage["name"]).train for stage in stages if stage["name"]] or [corpus.train]
+    if any(stage["name"] is None for stage in stages):
+        print(f"not all that {checkpoint} was trained on is known, so that more may be copied than is found")
     size = sum(map(len, samples)) // count
     held_out = [
         corpus.validation[begin : begin + size] for begin in range(0, min(count * size, len(corpus.validation)), size)

@@ -175,6 +175,8 @@ def load_stream(recipe: Recipe) -> StreamedCorpus:
     """
     if recipe.task != "next_token":
         raise UserError(f"stream: true is for the task next_token alone, and task is {recipe.task}; set one of them.")
+    if recipe.remove_overlap:
+        raise UserError("a stream is not looked through for passages that it repeats; leave remove_overlap out.")
     return StreamedCorpus(recipe.corpus, recipe.text_column, recipe.stream_validation)
 
 
