@@ -155,8 +155,8 @@ def compare_with_stage(recipe: Recipe, corpus: Corpus, stage: dict, say: Callabl
     """Look whether a stage before, one of [`trained_on`], has trained on a corpus' validation split."""
     if stage["name"] is None:
         say(
-            f"nothing is known of what {stage['checkpoint']} was trained on (no {RECORD} was found): the validation split "
-            "may be among it, and the loss too good"
+            f"nothing is known of what {stage['checkpoint']} was trained on (no {RECORD} was found): "
+            "the validation split may be among it, and the loss too good"
         )
         return
     try:
