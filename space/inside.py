@@ -24,7 +24,7 @@ from space.loading import load_checkpoint, load_once
 from space.words import VisitorError
 from tokenizer import token_bytes
 from tokenizer.character import is_byte
-from training.data import IGNORED, encode
+from training.data import IGNORED, encode, encode_with_gaps
 from training.evaluate import sliding_windows
 from training.generate import stream_text
 
@@ -170,7 +170,8 @@ def trace(
         ids = write_passage(model, read, ids, 0 if text else longest - 1)
         inputs, prefix = {"input_ids": read[None], "decoder_input_ids": ids[None]}, "decoder_"
     else:
-        ids, left_out = last(encode(tokenizer, text), longest)
+        ids = encode(tokenizer, text) if model.config.is_causal else encode_with_gaps(tokenizer, text)
+        ids, left_out = last(ids, longest)
         inputs, prefix = {"input_ids": ids[None]}, ""
     if not causal and model.config.is_causal:
         # A mask of four dimensions is used as it is, and 0 hides nothing.

@@ -7,8 +7,10 @@ from functools import wraps
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from modeling import OzymandiasConfig  # this import also makes Ozymandias known to the Auto classes
+from modeling.hub import check_reachable
 from modeling.modeling_ozymandias import model_class
 from space.words import VisitorError
+from tokenizer import encode_text
 from training.command import in_one_line
 
 # While a model is loaded, transformers makes it without memory for its weights, and what another thread loads meanwhile
@@ -38,12 +40,14 @@ def load_checkpoint(source: str, revision: str | None = None) -> tuple[PreTraine
         UserError: it is missing, damaged, or of another project.
     """
     try:
-        config = AutoConfig.from_pretrained(source, revision=revision)
+        check_reachable(source)
+        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
         if not isinstance(config, OzymandiasConfig):
             raise TypeError(f"it is of the kind {config.model_type}")
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
         model = model_class(config).from_pretrained(source, revision=revision, config=config)
     except Exception as error:  # transformers, safetensors and the Hub client each have their own for a bad checkpoint
         reason = in_one_line(error)[:200]
         raise VisitorError("not_loaded", source=source, reason=reason) from error
+    encode_text(tokenizer, "")  # so that no thread has to change how special tokens are read while another encodes
     return model.eval(), tokenizer

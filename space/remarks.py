@@ -276,7 +276,8 @@ def copied_passages(answer: str, checkpoint: str | Path, prompt: str = "") -> Or
         prompt: what the answer begins with and the model has not written, which is not looked at. An answer to a
             request begins otherwise.
     """
-    library = load_library(tuple((stage["name"], stage["sha256"]) for stage in trained_on(str(checkpoint))))
+    known = [stage for stage in trained_on(str(checkpoint)) if stage["name"]]
+    library = load_library(tuple((stage["name"], stage["sha256"]) for stage in known))
     own = answer.removeprefix(prompt)
     before = len(answer) - len(own)
     words = [match.span() for match in WORD.finditer(own)]

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from modeling.conversion import load_model
+from modeling.hub import check_reachable
 from training import sharded
 from training.command import UserError, in_one_line
 
@@ -131,7 +132,8 @@ def load_trained(checkpoint: str | Path) -> tuple[PreTrainedTokenizerBase, PreTr
         UserError: there is none, or it is damaged.
     """
     try:
-        return AutoTokenizer.from_pretrained(checkpoint), load_model(checkpoint)
+        check_reachable(checkpoint)
+        return AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False), load_model(checkpoint)
     except Exception as error:  # transformers and safetensors each have their own for a bad checkpoint
         raise UserError(
             f"{checkpoint} cannot be loaded ({in_one_line(error)[:200]}); give the folder of a whole checkpoint, such "

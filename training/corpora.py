@@ -189,13 +189,18 @@ def load_work(name: str, accept_changed: bool) -> str:
                 f"corpus '{name}' is missing: OZYMANDIAS_CORPORA names a folder without {work.file} "
                 f"({corpora_folder()}); put the file there, or unset the variable to fetch it."
             )
-        fetch(work, path, f"put the text at {path} yourself, or train on the corpus 'sampler', which needs none.")
+        fetch(
+            work,
+            corpora_folder(),
+            f"put the text at {path} yourself, or train on the corpus 'sampler', which needs none.",
+        )
     text = read_text(path)
     found = hashlib.sha256(text.encode()).hexdigest()
     if found != work.sha256 and not accept_changed:
         raise UserError(
             f"corpus '{name}' differs from the text that this project's figures are about (sha256 {found[:16]}, "
-            f"expected {work.sha256[:16]}, in {path}); to use it all the same, give --accept_changed_corpus true."
+            f"expected {work.sha256[:16]}); remove {path} to fetch it again, or use it as it is: "
+            "--accept_changed_corpus true."
         )
     return text
 

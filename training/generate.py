@@ -35,7 +35,7 @@ def stream_text(
     Raises:
         ValueError: an empty prompt.
     """
-    prompt_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    prompt_ids = tokenizer(prompt, add_special_tokens=False, split_special_tokens=True)["input_ids"]
     if not prompt_ids:
         raise ValueError("The prompt is empty; give at least one character to write on from.")
     # Bytes of one character can come as several tokens: only whole characters are handed out.

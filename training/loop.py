@@ -15,7 +15,14 @@ from transformers.utils.logging import disable_progress_bar
 
 from modeling.conversion import load_model
 from tokenizer import encode_text
-from training.build import build_accelerator, build_model, build_tokenizer, generation_config, model_config
+from training.build import (
+    build_accelerator,
+    build_model,
+    build_tokenizer,
+    check_start,
+    generation_config,
+    model_config,
+)
 from training.checkpoints import (
     BEST,
     list_checkpoints,
@@ -32,7 +39,7 @@ from training.evaluate import expert_load, score_copies, validation_loss
 from training.generate import stream_text
 from training.kernels import choose_kernels, compiled
 from training.optimizers import build_optimizers, learning_rate_share
-from training.overlap import check_run, trained_on
+from training.overlap import check_run
 from training.recipe import Recipe
 from training.record import RunRecord, open_run
 from training.stream import Stream, load_stream
@@ -94,17 +101,19 @@ def run_to_end(run: "Run") -> None:
 class Run:
     """What a run is made of: the corpus as batches, the model, the optimizers, and the record of how it went."""
 
-    def __init__(self, recipe: Recipe, output: Path, overwrite: bool = False):
+    def __init__(self, recipe: Recipe, output: Path, overwrite: bool = False, looked_through: bool = False):
+        """With `looked_through` the corpus is not searched for what it shares with its validation split."""
+        check_start(recipe)
         model_config(recipe, vocab_size=1)  # refuses a wrong preset or field before the corpus is loaded
         self.recipe, self.output = recipe, output
         self.accelerator = build_accelerator(recipe, output)
         self.main = self.accelerator.is_main_process
         if recipe.stream:
-            self.corpus, earlier = load_stream(recipe), trained_on(recipe.start_from)
+            corpus = load_stream(recipe)
         else:
             corpus = load_corpus(recipe.corpus, recipe.accept_changed_corpus, recipe.text_column)
-            resumed = bool(list_checkpoints(output)) and not overwrite
-            self.corpus, earlier = check_run(recipe, corpus, self.accelerator.print, resumed)
+        resumed = looked_through or (bool(list_checkpoints(output)) and not overwrite)
+        self.corpus, earlier = check_run(recipe, corpus, self.accelerator.print, resumed)
         self.tokenizer = build_tokenizer(recipe, self.corpus.train)
         self.batches = self.build_batches()
         set_seed(recipe.seed)
@@ -141,7 +150,7 @@ class Run:
         tokens = recipe.steps * recipe.batch_size * recipe.context
         expected = "" if recipe.expected_loss is None else f"; expect a validation loss near {recipe.expected_loss:.2f}"
         return (
-            f"{recipe.preset}, {self.model.num_parameters():,} parameters, on {self.corpus.name} "
+            f"{recipe.start_from or recipe.preset}, {self.model.num_parameters():,} parameters, on {self.corpus.name} "
             f"({self.corpus.size}, {len(self.tokenizer)} tokens in the vocabulary)\n"
             f"{recipe.steps:,} steps of {recipe.batch_size} x {recipe.context} tokens ({tokens:,} in all) on "
             f"{accelerator.num_processes} x {accelerator.device.type}, precision {accelerator.mixed_precision}"

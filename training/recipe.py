@@ -37,8 +37,8 @@ class Recipe:
     )
     stream: bool = option(
         False,
-        "corpus is a folder or a glob of .txt, .jsonl or .parquet shards, which are read while training goes on and "
-        "need not fit in memory",
+        "corpus is a folder or a glob of .txt, .jsonl, .jsonl.gz, .jsonl.zst or .parquet shards, which are read while "
+        "training goes on and need not fit in memory",
     )
     text_column: str = option("text", "the column of a dataset, or of .jsonl and .parquet shards, that holds the text")
     stream_validation: int = option(

@@ -167,7 +167,8 @@ class RunRecord(Progress):
             return
         record = {
             "finished": finished,
-            "recipe": dataclasses.asdict(self.recipe),
+            # A checkpoint that was started from is of no preset, whatever the recipe's default says.
+            "recipe": dataclasses.asdict(self.recipe) | ({"preset": None} if self.recipe.start_from else {}),
             "corpus": self.corpus,
             "trained_on_before": self.earlier,
             "parameters": self.parameters,

@@ -30,6 +30,7 @@ class Scripted:
         self.config = preset_config("modern", vocab_size=len(TOKENIZER), eos_token_id=1)
 
     def __call__(self, **inputs):
+        self.read = inputs["input_ids"][0].tolist()
         logits = torch.zeros(1, 1, len(TOKENIZER))
         logits[0, 0, self.tokens[min(self.calls, len(self.tokens) - 1)]] = 1e4
         self.calls += 1
@@ -40,6 +41,13 @@ def test_same_seed_same_text():
     model = build()
     texts = ["".join(stream_text(model, TOKENIZER, "the", 50, seed=s)) for s in (7, 7, 8)]
     assert texts[0] == texts[1] != texts[2]
+
+
+def test_a_special_token_in_a_prompt_is_text():
+    model = Scripted([5])
+    list(stream_text(model, TOKENIZER, "the <|end|>", 1))
+    assert TOKENIZER.decode(model.read) == "the <|end|>"
+    assert TOKENIZER.eos_token_id not in model.read
 
 
 def test_seed_is_not_disturbed_by_others():
