@@ -1,4 +1,4 @@
-"""A recipe: everything that decides how a model is trained. It is a YAML file, and the command line can set every field.
+"""A recipe: all that decides how a model is trained. It is a YAML file, and the command line can set every field.
 
 The fields below are the only ones there are. A recipe or a command line with another one, or with a value of the wrong
 type, is refused before a corpus or a model is loaded.
@@ -183,14 +183,14 @@ def load_recipe(name: str, overrides: list[tuple[str, str]] = ()) -> Recipe:
     """
     path = RECIPES / f"{name}.yaml" if (RECIPES / f"{name}.yaml").exists() else Path(name)
     written = read_fields(path)
-    values, sources = dict(written), dict.fromkeys(written, path.name)
+    values, sources = dict(written), dict.fromkeys(written, f"in {path.name}")
     for field, text in overrides:
         value = field_value(field, text)
         if field.startswith("model."):
             model = values.get("model")
             value = {**(model if isinstance(model, dict) else {}), field.removeprefix("model."): value}
             field = "model"
-        values[field], sources[field] = value, "the command line"
+        values[field], sources[field] = value, "on the command line"
     recipe = check_fields(values, sources)
     changed = {field for field in values if values[field] != written.get(field, default_of(field))}
     if changed - SAME_LOSSES - {"seed"} and not changed & {"expected_loss"}:
@@ -232,7 +232,7 @@ def check_fields(values: dict, sources: dict[str, str]) -> Recipe:
     Raises:
         UserError: every unknown field and every wrong value, each with its source.
     """
-    wrong = [f"{name} (in {sources[name]}) {unknown_field(str(name))}" for name in values if name not in FIELDS]
+    wrong = [f"{name} ({sources[name]}) {unknown_field(str(name))}" for name in values if name not in FIELDS]
     known = {name: value for name, value in values.items() if name in FIELDS}
     try:
         recipe = Recipe(**known)
@@ -240,7 +240,7 @@ def check_fields(values: dict, sources: dict[str, str]) -> Recipe:
     except ValidationError as error:
         for problem in error.errors():
             name, rule = problem["loc"][0], problem["msg"].partition(" ")[2]  # "Input should be a valid integer"
-            wrong.append(f"{name} (in {sources[name]}) {rule}, and is {problem['input']!r}")
+            wrong.append(f"{name} ({sources[name]}) {rule}, and is {problem['input']!r}")
     if wrong:
         raise UserError("; ".join(wrong) + ".")
     return recipe
@@ -263,7 +263,7 @@ def check_heads(recipe: Recipe, sources: dict[str, str]) -> list[str]:
     if heads > 0 and width % heads == 0:
         return []
     return [
-        f"model (in {sources.get('model', 'the preset')}) has num_attention_heads {heads}, which must divide "
+        f"model ({sources.get('model', 'as the preset has it')}) has num_attention_heads {heads}, which must divide "
         f"hidden_size {width}; change one of them, or give head_dim"
     ]
 

@@ -50,7 +50,7 @@ def test_file_may_say_no(tmp_path):
     ("fields", "words"),
     [
         ({"step": "5"}, ["step", "not a field", "steps"]),
-        ({"steps": "many"}, ["steps", "the command line", "integer", "many"]),
+        ({"steps": "many"}, ["steps (on the command line)", "integer", "many"]),
         ({"steps": "1.5"}, ["steps", "integer"]),
         ({"steps": "true"}, ["steps", "integer"]),
         ({"steps": "0"}, ["steps", "greater than or equal to 1"]),
@@ -139,8 +139,10 @@ def test_a_misspelled_field_names_the_nearest_and_not_all():
 
 @pytest.mark.parametrize(
     ("overrides", "expected"),
-    [({}, True), ({"seed": "2"}, True), ({"log_every": "5"}, True), ({"corpus": "sampler"}, True)]
-    + [({"steps": "4"}, False), ({"corpus": "mine.txt"}, False), ({"model__hidden_size": "32"}, False)],
+    [
+        *((fields, True) for fields in ({}, {"seed": "2"}, {"log_every": "5"}, {"corpus": "sampler"})),
+        *((fields, False) for fields in ({"steps": "4"}, {"corpus": "mine.txt"}, {"model__hidden_size": "32"})),
+    ],
 )
 def test_the_expected_loss_is_of_the_recipe_as_it_is(overrides, expected):
     assert (with_fields(**overrides).expected_loss is not None) == expected
