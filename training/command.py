@@ -5,6 +5,8 @@ import sys
 import unicodedata
 from collections.abc import Callable
 
+GOES_ON = "interrupted; the same command goes on from the last checkpoint"
+
 
 class UserError(ValueError):
     """Something that the user can mend. Its text is one sentence or two: what is wrong, where, and what to do."""
@@ -36,12 +38,18 @@ def let_others_work() -> None:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-def run_command(main: Callable[[], None]) -> None:
-    """Run `main`; print a [`UserError`] as one sentence and end with 1, without a traceback. Ctrl-C ends with 130."""
+def run_command(main: Callable[[], None], interrupted: str = "interrupted") -> None:
+    """Run `main`; print a [`UserError`] as one sentence and end with 1, without a traceback. Ctrl-C ends with 130.
+
+    Args:
+        interrupted: what to say after Ctrl-C.
+    """
     try:
         main()
     except UserError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        print(f"\n{interrupted}", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # whoever read the output has stopped, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -177,9 +177,8 @@ class Run:
         tokens = recipe.steps * recipe.batch_size * recipe.context
         expected = "" if recipe.expected_loss is None else f"; expect a validation loss near {recipe.expected_loss:.2f}"
         if recipe.patience is None and self.record.patience:
-            expected += (
-                f"\nthe text is read {self.epochs:.0f} times: this ends after {PATIENCE} scores without a better one"
-            )
+            often = f"it reads the text {self.epochs:.0f} times"
+            expected += f"\n{often}, and ends early after {PATIENCE} scores without a better one"
         return (
             f"{recipe.preset}, {self.model.num_parameters():,} parameters, on {self.corpus.name} "
             f"({self.corpus.size}, {len(self.tokenizer)} tokens in the vocabulary)\n"

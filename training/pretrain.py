@@ -12,7 +12,7 @@ writes one first. The same command with more --steps makes a run longer, also a 
 import argparse
 from pathlib import Path
 
-from training.command import let_others_work, run_command
+from training.command import GOES_ON, let_others_work, run_command
 from training.inputs import check_inputs
 from training.recipe import add_recipe_options, load_recipe, overrides_from_arguments
 
@@ -39,4 +39,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, GOES_ON)

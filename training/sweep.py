@@ -14,7 +14,7 @@ from itertools import product
 from pathlib import Path
 from statistics import mean
 
-from training.command import UserError, let_others_work, run_command
+from training.command import GOES_ON, UserError, let_others_work, run_command
 from training.inputs import check_inputs
 from training.recipe import add_recipe_options, load_recipe, overrides_from_arguments
 
@@ -119,4 +119,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, GOES_ON)
