@@ -40,8 +40,8 @@ def check_checkpoint(name: str) -> None:
         raise UserError(f"{name} is no checkpoint: it {what}; {meant}")
     if folder.is_file():
         raise UserError(f"{name} is a file; give the folder of the checkpoint that it is part of.")
-    first = folder.parts[0] if folder.parts else ""
-    if HUB_ID.fullmatch(name) and first not in (".", "..") and not (len(folder.parts) > 1 and Path(first).is_dir()):
+    local = name.startswith((".", "runs/")) or (len(folder.parts) > 1 and Path(folder.parts[0]).is_dir())
+    if HUB_ID.fullmatch(name) and not local:
         return  # only the Hub knows
     beside = folder.parent
     near = difflib.get_close_matches(folder.name, [p.name for p in beside.iterdir()], n=1) if beside.is_dir() else []
@@ -52,7 +52,9 @@ def check_checkpoint(name: str) -> None:
 def not_loaded(name: str, error: Exception) -> str:
     """What to say of a checkpoint that passed [`check_checkpoint`] and could not be loaded."""
     if Path(name).exists():
-        return f"the checkpoint in {name} is damaged ({in_one_line(error)[:200]}); give the folder of a whole one."
+        return (
+            f"the checkpoint in {name} cannot be loaded ({in_one_line(error)[:200]}); give the folder of a whole one."
+        )
     reason = f"{type(error).__name__}: {in_one_line(error)}"[:200]
     return (
         f"there is no folder {name}, and it could not be had from the Hub ({reason}); give the folder of a checkpoint, "

@@ -147,7 +147,7 @@ class RunRecord(Progress):
         vars(self).update(state or {})
         if not self.schedules or self.schedules[-1]["steps"] != self.recipe.steps:
             self.schedules.append({"from_step": self.step, "steps": self.recipe.steps})
-        if not self.accelerator.is_main_process:
+        if not self.accelerator.is_main_process or not (self.folder / METRICS).exists():
             return
         lines = [line for line in read_metrics(self.folder) if state and line["step"] <= self.step]
         write_text(self.folder / METRICS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
