@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 from accelerate.utils import DistributedType, ProjectConfiguration
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -16,6 +17,7 @@ from modeling.modeling_ozymandias import model_class
 from tokenizer import build_bpe_tokenizer, build_character_tokenizer
 from tokenizer.bpe import VOCAB_SIZE
 from training.command import UserError, in_one_line
+from training.inputs import check_checkpoint, not_loaded
 from training.recipe import Recipe
 
 
@@ -38,9 +40,13 @@ def build_tokenizer(recipe: Recipe, text: str) -> PreTrainedTokenizerBase:
     Raises:
         UserError: there is none, or the vocabulary is too small.
     """
-    try:
-        if recipe.start_from:
+    if recipe.start_from:
+        check_checkpoint(recipe.start_from)
+        try:
             return AutoTokenizer.from_pretrained(recipe.start_from, trust_remote_code=False)
+        except (OSError, ValueError) as error:
+            raise UserError(not_loaded(recipe.start_from, error)) from None
+    try:
         with_mask = recipe.task == "masked"
         if recipe.tokenizer == "bpe":
             return build_bpe_tokenizer(text, recipe.vocab_size or VOCAB_SIZE, with_mask)
@@ -125,6 +131,9 @@ def build_accelerator(recipe: Recipe, output: Path) -> Accelerator:
             raise UserError(
                 f"there is no tracker '{tracker}'; choose from {', '.join(map(str, LOGGER_TYPE_TO_CLASS))}."
             )
+    # Accelerate keeps its state for the whole process, and a second run would have the first one's precision.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
     launched = int(os.environ.get("WORLD_SIZE", 1))
     try:
         accelerator = Accelerator(

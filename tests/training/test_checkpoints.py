@@ -1,5 +1,6 @@
 import errno
 import json
+import re
 import resource
 import shutil
 import socket
@@ -63,9 +64,22 @@ def test_full_disk_leaves_what_was_there(tmp_path, error):
     assert [p.name for p in tmp_path.iterdir()] == ["best"]
 
 
-def test_a_mistake_of_ours_is_not_called_a_full_disk(tmp_path):
-    with pytest.raises(KeyError, match="a bug"), writing(tmp_path / "best"):
-        raise KeyError("a bug")
+@pytest.mark.parametrize(
+    "error", [KeyError("a bug"), RuntimeError("shapes differ"), OSError(101, "no network")], ids=str
+)
+def test_what_is_no_fault_of_the_disk_is_not_called_one(tmp_path, error):
+    with pytest.raises(type(error), match=re.escape(str(error))), writing(tmp_path / "best"):
+        raise error
+
+
+def test_a_folder_that_may_not_be_written_is_not_called_a_full_disk(tmp_path):
+    (tmp_path / "file").touch()  # a folder below a file cannot be made, also not by root
+    with (
+        pytest.raises(UserError, match="give a folder that can be written") as refusal,
+        writing(tmp_path / "file" / "x"),
+    ):
+        pass
+    assert "free some space" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("state", ["before the renames", "between the renames", "after the renames"])

@@ -1,4 +1,5 @@
 import string
+import typing
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from training.data import (
     mask_spans,
     stored_tokens,
 )
-from training.recipe import FIELDS
+from training.recipe import TYPES
 
 
 def test_encode_gives_the_tokenizers_ids():
@@ -185,4 +186,4 @@ def test_copies_are_random_strings_with_an_end_and_padding():
 
 
 def test_recipes_know_the_tasks():
-    assert FIELDS["task"].metadata["choices"] == tuple(TASKS)
+    assert typing.get_args(TYPES["task"]) == tuple(TASKS)

@@ -135,7 +135,7 @@ def test_command(tmp_path):
     assert float(said.split()[0]) >= float(said.splitlines()[1].split()[0])
     for wrong, words in (
         (["  ", "--checkpoint", tmp_path / "model"], "nothing to look for"),
-        (["a", "--checkpoint", tmp_path / "none"], "cannot be loaded"),
+        (["a", "--checkpoint", tmp_path / "none"], "there is no folder"),
         (["a", "--checkpoint", "space/checkpoints/poetry-gpt"], "is a decoder"),
     ):
         refused = run_forked("-m", "training.search", *wrong, *options, check=False)
