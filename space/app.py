@@ -15,11 +15,11 @@ from starlette.middleware import Middleware
 
 from space import api
 from space.evolution_tab import EvolutionTab
-from space.guard import Guard
+from space.guard import EXPLAINING, LOOKING, Guard
 from space.inside_tab import InsideTab
 from space.words import LANGUAGES, Words, language_of
 from space.write_tab import SIMULTANEOUS, WriteTab, examine, restore
-from space.writer import default_model, load, served_models
+from space.writer import LONGEST_READ, default_model, load, served_models
 from training.command import run_command
 
 CSS = """
@@ -87,8 +87,8 @@ def build_page() -> gr.Blocks:
                 inside = InsideTab(words, language)
             with words(gr.Tab, "evolution_tab", id="evolution") as evolution_tab:
                 evolution = EvolutionTab(words, language)
-        inside_tab.select(inside.draw_first, inside.asked, inside.views, **QUIETLY)
-        evolution_tab.select(evolution.draw, evolution.asked, evolution.views, **QUIETLY)
+        inside_tab.select(inside.draw_first, inside.asked, inside.views, show_progress="hidden", **LOOKING)
+        evolution_tab.select(evolution.draw_first, evolution.asked, evolution.views, show_progress="hidden", **LOOKING)
         connect(tabs, write, inside)
         remember(page, words, language, (write, inside, evolution))
         # Programs have places of their own, so that they leave the visitors' alone.
@@ -126,9 +126,9 @@ def remember(page: gr.Blocks, words: Words, language: gr.Radio, tabs: tuple[Writ
 
     page.load(begin, [kept, write.saved], [language, write.chat, *words.components], **QUIETLY)
     changed = language.input(change, language, [kept, *words.components], **QUIETLY)
-    changed.then(write.describe, write.wanted, write.explained, **QUIETLY)
-    changed.then(inside.draw_again, inside.asked, inside.views, **QUIETLY)
-    changed.then(evolution.draw_again, evolution.asked, evolution.views, **QUIETLY)
+    changed.then(write.describe, write.wanted, write.explained, show_progress="hidden", **EXPLAINING)
+    changed.then(inside.draw_again, inside.asked, inside.views, show_progress="hidden", **LOOKING)
+    changed.then(evolution.draw_again, evolution.asked, evolution.views, show_progress="hidden", **LOOKING)
 
 
 def connect(tabs: gr.Tabs, write: WriteTab, inside: InsideTab) -> None:
@@ -140,7 +140,7 @@ def connect(tabs: gr.Tabs, write: WriteTab, inside: InsideTab) -> None:
         begun = len(opening.shown)
         token = scored[picked._data["index"]]
         kept = text[: begun + token.begin]
-        read = opening.start + text[begun : begun + token.end]
+        read = (opening.start + text[begun : begun + token.end])[-LONGEST_READ:]
         return {
             tabs: gr.Tabs(selected="inside"),
             inside.drawn: True,
@@ -160,13 +160,12 @@ def connect(tabs: gr.Tabs, write: WriteTab, inside: InsideTab) -> None:
         else:
             yield from write.respond({**given, write.prompt: kept, write.model: given[inside.model]}, request)
 
-    private = {"api_visibility": "private"}
     write.tokens.select(
         open_token,
         {write.chat, write.answer},
         [tabs, inside.drawn, inside.text, inside.model, *inside.place],
-        **private,
-    ).then(inside.draw, inside.asked, inside.views, **private)
+        **EXPLAINING,
+    ).then(inside.draw, inside.asked, inside.views, **LOOKING)
     asked = {write.prompt, write.chat, *write.settings, write.language, *inside.asked, inside.alternative}
     going = inside.go_on.click(go_on, asked, [tabs, write.chat, write.prompt], **write.limits)
     write.after_writing(going)

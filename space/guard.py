@@ -37,6 +37,10 @@ PATIENCE = 30  # seconds that an event waits for a place
 POLL = 0.1  # seconds between two looks for one
 ABSENT = 10  # seconds after which what nobody reads is dropped
 CALLS = 4  # of MCP tools at once, for one address
+# Views and explanations that are computed at once. They do not stop between words to let others go on, as answers do,
+# and with two cores more at once would only take more memory.
+LOOKING = {"concurrency_limit": 4, "concurrency_id": "looking", "api_visibility": "private"}
+EXPLAINING = {**LOOKING, "concurrency_id": "explaining"}
 
 
 class Guard:
