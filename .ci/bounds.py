@@ -1,8 +1,8 @@
 """Print versions of what pyproject.toml names, as a constraints file of pip.
 
-    python .ci/bounds.py lowest       # the lower bound of everything that is imported; tools that only test are free
-    python .ci/bounds.py newest       # nothing but torch, whose newest build can bring gigabytes of CUDA libraries
-    python .ci/bounds.py installed    # what is installed, to be read
+python .ci/bounds.py lowest       # the lower bound of everything that is imported; tools that only test are free
+python .ci/bounds.py newest       # nothing but torch, whose newest build can bring gigabytes of CUDA libraries
+python .ci/bounds.py installed    # what is installed, to be read
 """
 
 import re

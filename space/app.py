@@ -15,6 +15,7 @@ from starlette.middleware import Middleware
 
 from space import api
 from space.evolution_tab import EvolutionTab
+from space.fetching import keep_fetching, texts_of
 from space.guard import EXPLAINING, LOOKING, Guard
 from space.inside_tab import InsideTab
 from space.words import LANGUAGES, Words, language_of
@@ -179,6 +180,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # models this small gain nothing from more, and visitors have the cores for themselves
     load(served_models()[default_model()])  # a wrong name ends the command here, and nobody waits for the first load
+    keep_fetching(texts_of(served_models().values()))
     if "SPACE_ID" in os.environ:
         os.environ.setdefault("FORWARDED_ALLOW_IPS", PRIVATE)
     launch(build_page(), server_name=arguments.host, server_port=arguments.port, share=arguments.share)
