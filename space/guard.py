@@ -31,11 +31,11 @@ from space.words import language_of, say
 
 LARGEST = 1_000_000  # bytes of a request; more than a conversation as long as the page keeps has
 DISCARDED = 32  # times as much is read and thrown away, so that a browser is told why; then the connection is closed
-SESSION_PLACES, ADDRESS_PLACES = 6, 8  # events waiting or running; a page that is just opened needs four
+SESSION_PLACES, ADDRESS_PLACES = 4, 6  # events waiting or running; a page that changes its language has three
 HELD = 64  # events of one address that may wait for a place
 PATIENCE = 30  # seconds that an event waits for a place
 POLL = 0.1  # seconds between two looks for one
-ABSENT = 10  # seconds after which what nobody reads is dropped
+ABSENT = 5  # seconds after which what nobody reads is dropped
 CALLS = 4  # of MCP tools at once, for one address
 # Views and explanations that are computed at once. They do not stop between words to let others go on, as answers do,
 # and with two cores more at once would only take more memory.

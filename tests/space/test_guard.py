@@ -117,7 +117,7 @@ def test_what_an_absent_client_asked_for_is_dropped(served, url, monkeypatch, le
     if length == "endless":
         monkeypatch.setattr(writer, "stream_text", endless)
     client = visitor(url, 7)
-    for _ in range(6):
+    for _ in range(4):
         assert join(client, LINE, "absent").status_code == 200
     assert sessions(served, "absent")
     wait_until(lambda: not sessions(served, "absent"), 10)
