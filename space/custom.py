@@ -5,7 +5,7 @@ Each is a file of JavaScript and one of CSS in `static/`, as they are, with no b
 
 from pathlib import Path
 
-from space.inside import ScoredToken
+from space.scoring import ScoredToken
 from space.words import say
 
 STATIC = Path(__file__).with_name("static")

@@ -1,6 +1,8 @@
 """Loading what visitors ask for: each thing once, and one at a time."""
 
+import pickle
 import threading
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import wraps
 
@@ -31,6 +33,38 @@ def load_once(load: Callable) -> Callable:
         return loaded[which]
 
     return once
+
+
+def keep_recent(size: int) -> Callable[[Callable], Callable]:
+    """Keep what a function finds for its last arguments, in at most `size` bytes.
+
+    It is kept pickled, so that its size is known, whatever it holds.
+    """
+
+    def decorate(find: Callable) -> Callable:
+        kept: OrderedDict[tuple, bytes] = OrderedDict()  # the latest last
+        lock = threading.Lock()
+
+        @wraps(find)
+        def recent(*which):
+            with lock:
+                data = kept.get(which)
+                if data is not None:
+                    kept.move_to_end(which)
+            if data is not None:
+                return pickle.loads(data)
+            found = find(*which)
+            data = pickle.dumps(found)
+            with lock:
+                kept[which] = data
+                while sum(map(len, kept.values())) > size:
+                    kept.popitem(last=False)
+            return found
+
+        recent.kept = kept
+        return recent
+
+    return decorate
 
 
 def load_checkpoint(source: str, revision: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -1,12 +1,11 @@
 """The models that the Space serves, and what they answer."""
 
-import importlib.util
 import json
 import os
 import random
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,6 +27,8 @@ CHECKPOINTS = Path(__file__).with_name("checkpoints")
 EVOLUTION = tuple(PRESETS)
 LONGEST_PROMPT = 2000  # characters
 LONGEST_TEXT = 1000  # new tokens
+LARGEST_SEED = 2**31 - 1
+LONGEST_READ = 8000  # characters of an answer, or of another text, that a model reads again to explain it or to go on
 TURN = 0.05  # seconds that an answer is written on for before the reader sees more: nobody reads character by character
 # Answers are written in turns, first come, first served, by two threads: 16 that all compute at once take Python's lock
 # from each other after every few operations, and get half the work done.
@@ -130,10 +131,31 @@ def load(served: Served) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 
 def check_prompt(prompt: str) -> None:
     """Refuse, with a [`UserError`], a prompt that is empty or too long."""
-    if not prompt.strip():
+    if not (prompt or "").strip():
         raise VisitorError("empty_prompt")
-    if len(prompt) > LONGEST_PROMPT:
-        raise VisitorError("long_prompt", given=len(prompt), most=LONGEST_PROMPT)
+    check_length(prompt, LONGEST_PROMPT)
+
+
+def check_length(text: str, most: int = LONGEST_READ) -> None:
+    """Refuse, with a [`UserError`], a text of more characters."""
+    if len(text) > most:
+        raise VisitorError("long_prompt", given=len(text), most=most)
+
+
+def check_settings(temperature: float, top_p: float, length: int, seed: int) -> None:
+    """Refuse, with a [`UserError`], a setting that is missing, no number, or out of its range."""
+    if not is_number(temperature, 0, 2) or 0 < temperature < 0.01:  # logits divided by less could overflow
+        raise VisitorError("bad_temperature")
+    if not is_number(top_p, 0.01, 1):
+        raise VisitorError("bad_top_p")
+    if not is_number(length, 1, LONGEST_TEXT) or length % 1:
+        raise VisitorError("bad_length", most=LONGEST_TEXT)
+    if not is_number(seed, 0, LARGEST_SEED) or seed % 1:
+        raise VisitorError("bad_seed", most=LARGEST_SEED)
+
+
+def is_number(value, least: float, most: float) -> bool:
+    return isinstance(value, int | float) and least <= value <= most
 
 
 def asked_for(prompt: str) -> str:
@@ -195,12 +217,6 @@ def begin(prompt: str, key: str) -> tuple[Served, Opening]:
     return models[opening.model], opening
 
 
-def lend_gpu(call: Callable) -> Callable:
-    """Let a function have a GPU for the time that it runs, on a Space with ZeroGPU, where the package `spaces` is."""
-    return importlib.import_module("spaces").GPU(call) if importlib.util.find_spec("spaces") else call
-
-
-@lend_gpu
 def answer(
     prompt: str,
     key: str,
@@ -216,26 +232,30 @@ def answer(
         prompt: an opening line, or a request for poetry, for Oz or, in Chinese, for a quatrain, which the model that
             knows them answers. A Chinese line goes to the Chinese model.
         key: the model, a key of [`served_models`].
-        temperature, top_p: see [`training.generate.stream_text`].
-        length: tokens to write: characters, or byte pairs.
+        temperature: 0, or 0.01 to 2; see [`training.generate.stream_text`].
+        top_p: 0.01 to 1; see there.
+        length: tokens to write, 1 to 1,000: characters, or byte pairs.
         seed: the same seed gives the same text; 0 draws anew.
         kept: how the answer begins, where it is to go on from an earlier one.
 
     Raises:
-        UserError: a prompt that is empty or too long, an unknown model, or one that cannot be loaded.
+        UserError: a prompt that is empty or too long, a beginning that is too long, a setting out of its range, an
+            unknown model, or one that cannot be loaded.
     """
     served, (_, start, text, end) = begin(prompt, key)
+    check_settings(temperature, top_p, length, seed)
     if kept is not None:
+        check_length(kept)
         start, text = start + kept[len(text) :], kept
     model, tokenizer = load(served)
     pieces = stream_text(
         model,
         tokenizer,
         prompt=start,
-        max_new_tokens=max(1, min(int(length), LONGEST_TEXT)),
-        temperature=max(0.0, temperature),
-        top_p=min(max(top_p, 0.01), 1.0),
-        seed=int(seed) or random.randrange(1, 2**31),
+        max_new_tokens=int(length),
+        temperature=temperature,
+        top_p=top_p,
+        seed=int(seed) or random.randrange(1, LARGEST_SEED),
     )
     ended = False
     while not ended:

@@ -204,6 +204,21 @@ def test_prompt_that_cannot_be_used_is_told_and_kept(page, text, words):
     wait_until(lambda: bot(page).startswith("The moon"))
 
 
+def test_an_emptied_seed_is_told_and_the_prompt_kept(page):
+    page.get_by_label("Seed").fill("")
+    write(page, "The moon")
+    page.get_by_text("The seed is not usable").wait_for()
+    wait_until(lambda: page.input_value("#prompt textarea") == "The moon")
+    page.locator("#language").get_by_text("中文").click()
+    page.get_by_role("tab", name="写作").wait_for()
+    page.click("#send")
+    page.get_by_text("种子不能用").wait_for()
+    page.get_by_label("种子").fill("7")
+    page.get_by_label("长度").last.fill("50")
+    page.click("#send")
+    wait_until(lambda: bot(page).startswith("The moon"))
+
+
 def test_model_that_cannot_be_loaded_is_told_and_the_page_goes_on(page, monkeypatch):
     def broken(served):
         raise writer.UserError("the model X cannot be loaded (truncated); pick another one.")

@@ -7,6 +7,7 @@ import pytest
 from transformers import GPT2Config
 
 from space import writer
+from space.words import VisitorError, explain
 from space.writer import EVOLUTION, LONGEST_PROMPT, answer, asked_for, check_prompt, quatrain_request, served_models
 from training.command import UserError
 from training.quality import is_chinese
@@ -110,6 +111,27 @@ def test_prompt_that_cannot_be_used(prompt, words):
         check_prompt(prompt)
     with pytest.raises(UserError, match=words):
         next(answer(prompt, "poetry-bigram"))
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        *(("temperature", value) for value in (None, 1e-40, -1, 3, float("nan"), "hot")),
+        *(("top_p", value) for value in (None, 0, 1.5)),
+        *(("length", value) for value in (None, 0, 10.5, 5000, float("nan"), float("inf"))),
+        *(("seed", value) for value in (None, -1, 1.5, 10**20)),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_told_in_both_languages(setting, value):
+    with pytest.raises(VisitorError) as error:
+        next(answer("The moon", "poetry-gpt", **{setting: value}))
+    assert "not usable: give" in str(error.value)
+    assert "不能用：请填" in explain(error.value, "zh")
+
+
+def test_what_an_answer_begins_with_is_bounded():
+    with pytest.raises(UserError, match="at most 8,000"):
+        next(answer("The moon", "poetry-gpt", kept="The moon" * 2000))
 
 
 def test_longest_prompt_is_answered():
