@@ -25,6 +25,7 @@ from .backbone import OzymandiasPreTrainedModel
 from .families import FAMILIES
 from .family import Weights
 from .family import list_obstacles
+from .hub import check_reachable
 from .modeling_ozymandias import model_class
 from .sentencepiece_model import is_character_level
 from .sentencepiece_model import save_sentencepiece_model
@@ -83,10 +84,15 @@ def with_weights(
 
 
 def load_model(checkpoint: str | Path, **options) -> PreTrainedModel:
-    """Load a folder or Hub id with the Auto class of its architecture: decoder, encoder or both."""
-    architecture = (AutoConfig.from_pretrained(checkpoint).architectures or ["ForCausalLM"])[0]
+    """Load a folder or Hub id with the Auto class of its architecture: decoder, encoder or both.
+
+    Code that lies in a checkpoint is never run: without `trust_remote_code=False` transformers asks on the terminal.
+    """
+    check_reachable(checkpoint)
+    config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
+    architecture = (config.architectures or ["ForCausalLM"])[0]
     auto_class = next((auto for end, auto in AUTO_CLASSES.items() if architecture.endswith(end)), AutoModelForCausalLM)
-    return auto_class.from_pretrained(checkpoint, **options)
+    return auto_class.from_pretrained(checkpoint, trust_remote_code=False, **options)
 
 
 def main() -> None:
@@ -102,7 +108,7 @@ def main() -> None:
     except (OSError, ValueError) as error:
         sys.exit(f"error: {arguments.source} cannot be converted: {' '.join(str(error).split())}")
     converted.save_pretrained(arguments.target)
-    tokenizer = AutoTokenizer.from_pretrained(arguments.source)
+    tokenizer = AutoTokenizer.from_pretrained(arguments.source, trust_remote_code=False)
     tokenizer.save_pretrained(arguments.target)
     print(f"{type(model).__name__} to {type(converted).__name__}: {arguments.target}")
     if is_character_level(tokenizer) and not isinstance(converted, OzymandiasPreTrainedModel):

@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from .cache import CACHE_NAME
 from .conversion import load_model
 from .conversion import to_transformers
+from .hub import check_reachable
 
 TOLERANCE = 1e-4  # float32; sums in another order differ by about 1e-6 of the largest logit
 TEXTS = ("The moon upon the water", "Oz", "And then, as the wind rose")
@@ -110,7 +111,8 @@ def main() -> None:
     parser.add_argument("checkpoint", help="a folder or Hub id")
     checkpoint = parser.parse_args().checkpoint
     try:
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+        check_reachable(checkpoint)
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)
         model = load_model(checkpoint, dtype=torch.float32)
     except (OSError, ValueError) as error:
         sys.exit(f"error: {checkpoint} cannot be loaded: {' '.join(str(error).split())}")

@@ -81,13 +81,13 @@ def attention(text: str, model: str = "", layer: int = 1, head: int = 1, source:
     Returns:
         `tokens`, and `weights`, a row for each token: the share of its attention that each token gets; with a source also `source_tokens` and `source_weights`, where each token looks in the source.
     """  # noqa: E501  (Gradio would put a comma after each line of what is returned)
-    writer.check_text(text)
-    writer.check_text(source)
+    writer.check_text(text, writer.LONGEST_PROMPT)
+    writer.check_text(source, writer.LONGEST_PROMPT)
     trace = inside.trace(*open_model(model, writer.seen_models()), text, source)
     if not trace.attention:
         raise VisitorError("no_attention")
     layers, heads = len(trace.attention), len(trace.attention[0])
-    if not (writer.in_range(layer, 1, layers, whole=True) and writer.in_range(head, 1, heads, whole=True)):
+    if not (writer.is_number(layer, 1, layers, whole=True) and writer.is_number(head, 1, heads, whole=True)):
         layer, head = writer.shorten(layer), writer.shorten(head)
         raise VisitorError("no_head", layer=layer, head=head, layers=layers, heads=heads)
     layer, head = int(layer) - 1, int(head) - 1

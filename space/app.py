@@ -11,14 +11,17 @@ from collections.abc import Iterator
 
 import gradio as gr
 import torch
+from starlette.middleware import Middleware
 
 from space import api
 from space.custom import STATIC, token_at
 from space.evolution_tab import EvolutionTab
+from space.fetching import keep_fetching, texts_of
+from space.guard import EXPLAINING, LOOKING, Guard
 from space.inside_tab import InsideTab
 from space.words import LANGUAGES, Words, errors_shown, language_of
 from space.write_tab import SIMULTANEOUS, WriteTab, examine, restore
-from space.writer import default_model, load, served_models
+from space.writer import LONGEST_READ, default_model, load, served_models
 from training.command import run_command
 
 CSS = """
@@ -63,13 +66,13 @@ THEME = gr.themes.Soft(
     slider_color="*primary_700",
     slider_color_dark="*primary_600",
 )
-# Gradio keeps 0.6 MB for each session, open or not: of so many at most, then of the last ones.
-LAUNCH = {"css": CSS, "theme": THEME, "ssr_mode": False, "mcp_server": True, "state_session_capacity": 200}
 # Gradio keeps the last 10,000 events and makes a table of them after each, for a page of its own that nobody sees here.
 os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "100")
 os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000000")  # the table once in so many events
+# Where a Space's proxies are. Each puts the address that it serves at the end of X-Forwarded-For.
+PRIVATE = "127.0.0.0/8,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,::1,fc00::/7"
 QUIETLY = {"show_progress": "hidden", "api_visibility": "private"}
-WAITING = 256  # requests that may wait, an impatient visitor's many clicks too; more are refused with a message
+WAITING = 256  # events of all visitors that may wait; more are refused with a message
 
 
 def build_page() -> gr.Blocks:
@@ -86,13 +89,29 @@ def build_page() -> gr.Blocks:
                 inside = InsideTab(words, language)
             with words(gr.Tab, "evolution_tab", id="evolution") as evolution_tab:
                 evolution = EvolutionTab(words, language)
-        inside_tab.select(inside.draw_first, inside.asked, inside.views, **QUIETLY)
-        evolution_tab.select(evolution.draw, evolution.asked, evolution.views, **QUIETLY)
+        inside_tab.select(inside.draw_first, inside.asked, inside.views, show_progress="hidden", **LOOKING)
+        evolution_tab.select(evolution.draw_first, evolution.asked, evolution.views, show_progress="hidden", **LOOKING)
         connect(tabs, write, inside)
         page.load(js=(STATIC / "chat.js").read_text(encoding="utf-8"), api_visibility="private")
         remember(page, words, language, (write, inside, evolution))
-        api.add_endpoints(page, concurrency_limit=SIMULTANEOUS, concurrency_id="writing")
-    return page.queue(max_size=WAITING)
+        # Programs have places of their own, so that they leave the visitors' alone.
+        api.add_endpoints(page, concurrency_limit=SIMULTANEOUS, concurrency_id="programs")
+    return page.queue(max_size=WAITING, default_concurrency_limit=SIMULTANEOUS, api_open=False)
+
+
+def launch(page: gr.Blocks, **options) -> tuple:
+    """Serve the page behind its [`Guard`], with any further options of Gradio's `launch`, whose result this returns."""
+    return page.launch(
+        css=CSS,
+        theme=THEME,
+        ssr_mode=False,
+        mcp_server=True,
+        max_threads=80,  # an answer that waits for its turn keeps one
+        max_file_size="1b",  # no component takes a file, and the guard refuses uploads
+        state_session_capacity=200,  # Gradio keeps 0.6 MB for each session, open or not: for the last so many
+        app_kwargs={"middleware": [Middleware(Guard)]},
+        **options,
+    )
 
 
 def remember(page: gr.Blocks, words: Words, language: gr.Radio, tabs: tuple[WriteTab, InsideTab, EvolutionTab]) -> None:
@@ -109,9 +128,9 @@ def remember(page: gr.Blocks, words: Words, language: gr.Radio, tabs: tuple[Writ
 
     page.load(begin, [kept, write.saved], [language, write.chat, *words.components], **QUIETLY)
     changed = language.input(change, language, [kept, *words.components], **QUIETLY)
-    changed.then(write.describe, write.wanted, write.explained, **QUIETLY)
-    changed.then(inside.draw_again, inside.asked, inside.views, **QUIETLY)
-    changed.then(evolution.draw_again, evolution.asked, evolution.views, **QUIETLY)
+    changed.then(write.describe, write.wanted, write.explained, show_progress="hidden", **EXPLAINING)
+    changed.then(inside.draw_again, inside.asked, inside.views, show_progress="hidden", **LOOKING)
+    changed.then(evolution.draw_again, evolution.asked, evolution.views, show_progress="hidden", **LOOKING)
 
 
 def connect(tabs: gr.Tabs, write: WriteTab, inside: InsideTab) -> None:
@@ -124,7 +143,7 @@ def connect(tabs: gr.Tabs, write: WriteTab, inside: InsideTab) -> None:
             token = token_at(picked, scored)
         begun = len(opening.shown)
         kept = text[: begun + token.begin]
-        read = opening.start + text[begun : begun + token.end]
+        read = (opening.start + text[begun : begun + token.end])[-LONGEST_READ:]
         return {
             tabs: gr.Tabs(selected="inside"),
             inside.drawn: True,
@@ -144,13 +163,12 @@ def connect(tabs: gr.Tabs, write: WriteTab, inside: InsideTab) -> None:
         else:
             yield from write.respond({**given, write.prompt: kept, write.model: given[inside.model]}, request)
 
-    private = {"api_visibility": "private"}
     write.tokens.select(
         open_token,
         {write.chat, write.answer, write.language},
         [tabs, inside.drawn, inside.text, inside.model, *inside.place],
-        **private,
-    ).then(inside.draw, inside.asked, inside.views, **private)
+        **EXPLAINING,
+    ).then(inside.draw, inside.asked, inside.views, **LOOKING)
     asked = {write.prompt, write.chat, *write.settings, write.language, *inside.asked, inside.alternative}
     going = inside.go_on.click(go_on, asked, [tabs, write.chat, write.prompt], **write.limits)
     write.after_writing(going)
@@ -164,8 +182,10 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # models this small gain nothing from more, and visitors have the cores for themselves
     load(served_models()[default_model()])  # a wrong name ends the command here, and nobody waits for the first load
-    page = build_page()
-    page.launch(server_name=arguments.host, server_port=arguments.port, share=arguments.share, **LAUNCH)
+    keep_fetching(texts_of(served_models().values()))
+    if "SPACE_ID" in os.environ:
+        os.environ.setdefault("FORWARDED_ALLOW_IPS", PRIVATE)
+    launch(build_page(), server_name=arguments.host, server_port=arguments.port, share=arguments.share)
 
 
 if __name__ == "__main__":

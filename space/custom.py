@@ -7,7 +7,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from space.inside import ScoredToken
+from space.scoring import ScoredToken
 from space.words import VisitorError, say
 
 STATIC = Path(__file__).with_name("static")

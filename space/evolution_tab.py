@@ -1,12 +1,15 @@
 """The tab for growing: five models beside each other, one run from step to step, and three tokenizers."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import gradio as gr
 
 from space import evolution, figures, inside, writer
 from space.custom import custom, token_value
-from space.words import Words, errors_shown, explain, say
+from space.guard import LOOKING
+from space.loading import keep_recent
+from space.words import VisitorError, Words, errors_shown, explain, say
 from training.command import UserError
 from training.generate import stream_text
 
@@ -35,6 +38,10 @@ class EvolutionTab:
         yield {self.drawn: True, self.curves: figures.curves(runs, given[self.language])}
         if self.run:
             yield self.grow(given)
+
+    def draw_first(self, given: dict) -> Iterator[dict]:
+        """The same for a visitor who opens the tab for the first time; later nothing is drawn anew."""
+        yield from [{self.drawn: True}] if given[self.drawn] else self.draw(given)
 
     def draw_again(self, given: dict) -> Iterator[dict]:
         """The same of what there is already: its words are in another language now."""
@@ -115,23 +122,27 @@ class EvolutionTab:
             grown,
             show_progress="minimal",
             trigger_mode="always_last",
-            api_visibility="private",
+            preprocess=False,  # Gradio answers an empty number with "Error"
+            **LOOKING,
         )
 
     def grow(self, given: dict) -> dict:
         """What the run's model wrote after a step of its training, and where one of its heads looked."""
-        step, language = self.steps[int(given[self.step])], given[self.language]
+        language = given[self.language]
         layer, head = (int(number) - 1 for number in given[self.grown_head].split("."))
         with errors_shown(language):
-            model, tokenizer = evolution.load_grown(self.run, step)
-            trace = inside.trace(model, tokenizer, given[self.grown_line])
+            place = given[self.step]
+            if not writer.is_number(place, 0, len(self.steps) - 1):
+                raise VisitorError("bad_step")
+            step = self.steps[int(place)]
+            writer.check_prompt(given[self.grown_line])
+            trace, written = grow(self.run, step, given[self.grown_line])
         curve = dict(evolution.read_curve(self.run))
-        written = stream_text(model, tokenizer, given[self.grown_line], GROWN, temperature=0.8, seed=SEED)
         points = {say(language, "loss"): list(curve.items())}
         told = say(language, "growth_loss", step=step, loss=curve[step], start=curve[self.steps[0]])
         return {
             self.grown_loss: told,
-            self.grown_text: given[self.grown_line] + "".join(written),
+            self.grown_text: given[self.grown_line] + written,
             self.grown_curve: figures.curves(points, language, (step, curve[step])),
             self.grown_heat: figures.heat(trace.attention[layer][head], trace.shown, trace.shown, language),
         }
@@ -152,7 +163,7 @@ class EvolutionTab:
         asked = {self.sample, self.language}
         self.asked |= {*asked, self.compared}
         self.views += shown
-        gr.on([run.click, self.sample.submit], self.compare, asked, shown, api_visibility="private")
+        gr.on([run.click, self.sample.submit], self.compare, asked, shown, **LOOKING)
 
     def compare(self, given: dict) -> dict:
         """The text in the tokens of each tokenizer, and what it costs in bits per character."""
@@ -180,3 +191,11 @@ class EvolutionTab:
             tokens = [token_value(index, token, language) for index, token in enumerate(scored)]
             shown[pieces] = {"lines": [{"tokens": tokens}]}
         return shown
+
+
+@keep_recent(20_000_000)
+def grow(run: Path, step: int, line: str) -> tuple[inside.Trace, str]:
+    """How the model of a run read a line after a step of its training, and what it wrote after it."""
+    model, tokenizer = evolution.load_grown(run, step)
+    written = stream_text(model, tokenizer, line, GROWN, temperature=0.8, seed=SEED)
+    return inside.trace(model, tokenizer, line), "".join(written)

@@ -6,7 +6,8 @@ Colours are such as can be read on a light page and on a dark one.
 import plotly.graph_objects as go
 import torch
 
-from space.inside import CacheStep, EmbeddingMap, ScoredToken, Trace
+from space.inside import CacheStep, EmbeddingMap, Trace
+from space.scoring import ScoredToken
 from space.words import say
 
 GREY, COLOURS = "#808080", ("#d97706", "#2563eb", "#059669", "#c026d3", "#dc2626")

@@ -6,9 +6,7 @@ Shapes: `length` tokens of a text, `hidden` the residual stream, `vocab` the tok
 `queries` and `keys` positions that look and are looked at.
 """
 
-import codecs
 import copy
-import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,13 +19,15 @@ from transformers.utils.output_capturing import maybe_install_capturing_hooks
 from modeling import OzymandiasModel
 from modeling.modeling_ozymandias import soft_cap
 from space.loading import load_checkpoint, load_once
+from space.scoring import Chances, ScoredToken, judge_all, keep_chances, show_token
 from space.words import VisitorError, check_encodable
 from tokenizer import token_bytes
 from tokenizer.character import is_byte
-from training.data import IGNORED, encode
+from training.data import IGNORED, encode, encode_with_gaps
 from training.evaluate import sliding_windows
 from training.generate import stream_text
 
+LONGEST_SCORED = 2000  # tokens: what a page can wait for
 LIMIT = 96  # tokens that are traced: as many rows and columns as can still be told apart
 
 Heads = Sequence[tuple[int, int]]  # of each its layer, and its number there
@@ -71,37 +71,6 @@ class EmbeddingMap:
 
 
 @dataclass(frozen=True)
-class Alternative:
-    """A token that could have stood in a place; `text` is its own, `shown` the same as a page can show it."""
-
-    id: int
-    shown: str
-    text: str
-    probability: float
-
-
-@dataclass(frozen=True)
-class ScoredToken:
-    """A token of a text, and how likely the model held it.
-
-    Attributes:
-        begin, end: the characters of the text that end with this token; none, where it is a part of one and others
-            follow. All spans together are the text.
-        probability: of this token after those before it; `None` where there are none.
-        surprise: `-log2` of the probability, in bits.
-        alternatives: the likeliest tokens of this place, the first before all.
-    """
-
-    id: int
-    shown: str
-    begin: int
-    end: int
-    probability: float | None = None
-    surprise: float | None = None
-    alternatives: tuple[Alternative, ...] = ()
-
-
-@dataclass(frozen=True)
 class CacheStep:
     """One token written: the tokens read for it, the cache's bytes after it, and milliseconds with and without it."""
 
@@ -136,13 +105,6 @@ def open_up(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-def show_token(tokenizer: Tokenizer, token: int) -> str:
-    """A token as a page can show it: line ends and lonely spaces as signs, bytes of a part of a character as `<E6>`."""
-    text = token_bytes(tokenizer, token).decode(errors="surrogateescape").replace("\n", "⏎")
-    text = text if text.strip(" ") else text.replace(" ", "␣")
-    return "".join(f"<{ord(c) - 0xDC00:02X}>" if "\udc80" <= c <= "\udcff" else c for c in text)
-
-
 @torch.no_grad()
 def trace(
     model: PreTrainedModel, tokenizer: Tokenizer, text: str, source: str = "", causal: bool = True, muted: Heads = ()
@@ -170,7 +132,8 @@ def trace(
         ids = write_passage(model, read, ids, 0 if text else longest - 1)
         inputs, prefix = {"input_ids": read[None], "decoder_input_ids": ids[None]}, "decoder_"
     else:
-        ids, left_out = last(encode(tokenizer, text), longest)
+        ids = encode(tokenizer, text) if model.config.is_causal else encode_with_gaps(tokenizer, text)
+        ids, left_out = last(ids, longest)
         inputs, prefix = {"input_ids": ids[None]}, ""
     if not causal and model.config.is_causal:
         # A mask of four dimensions is used as it is, and 0 hides nothing.
@@ -307,41 +270,29 @@ def score_tokens(
     border. Past the context a window slides, and each token has at least half a context before it.
 
     Raises:
-        UserError: an empty answer, or a model that is no decoder alone.
+        UserError: an answer that is empty or has more than `LONGEST_SCORED` tokens, or a model that is not a decoder
+            alone.
     """
     check_decoder(model, answer)
     context = model.config.max_position_embeddings
     given, written = encode(tokenizer, prompt)[-context:], encode(tokenizer, answer)
+    if len(written) > LONGEST_SCORED:
+        raise VisitorError("many_tokens", given=len(written), most=LONGEST_SCORED)
     inputs, targets = sliding_windows(torch.cat((given, written)), min(context, max(1, len(given) + len(written) - 1)))
-    # A window after the other: its logits, `(context, vocab)`, are many where the vocabulary is large.
-    logits = [model(input_ids=x[None]).logits[0, y != IGNORED] for x, y in zip(inputs, targets, strict=True)]
-    return judge_all(tokenizer, torch.cat(logits)[max(0, len(given) - 1) :], written.tolist(), top)
+    # The logits of a window, `(context, vocab)`, are large: only what is shown of them is kept.
+    windows = [
+        keep_chances(model(input_ids=x[None]).logits[0, y != IGNORED], y[y != IGNORED], top)
+        for x, y in zip(inputs, targets, strict=True)
+    ]
+    chances = Chances(*(torch.cat(parts)[max(0, len(given) - 1) :] for parts in zip(*windows, strict=True)))
+    return judge_all(tokenizer, chances, written.tolist())
 
 
 def score_trace(model: PreTrainedModel, tokenizer: Tokenizer, trace: Trace, top: int = 5) -> list[ScoredToken]:
     """How likely the model held each token that it has read; an encoder, which sees them all, guesses none of them."""
-    return judge_all(tokenizer, trace.logits[:-1] if model.config.is_causal else trace.logits[:0], trace.ids, top)
-
-
-def judge_all(tokenizer: Tokenizer, logits: torch.Tensor, ids: list[int], top: int) -> list[ScoredToken]:
-    """The tokens of a text, the last of them with the chances that logits `(scored, vocab)` gave them."""
-    nats = logits.log_softmax(-1)
-    # A text that was cut may begin or end within a character.
-    characters, end, scored = codecs.getincrementaldecoder("utf-8")(errors="replace"), 0, []
-    for place, token in enumerate(ids, start=len(nats) - len(ids)):
-        begin, end = end, end + len(characters.decode(token_bytes(tokenizer, token)))
-        chances = judge(tokenizer, nats[place], token, top) if place >= 0 else ()
-        scored.append(ScoredToken(token, show_token(tokenizer, token), begin, end, *chances))
-    return scored
-
-
-def judge(tokenizer: Tokenizer, nats: torch.Tensor, token: int, top: int) -> tuple:
-    """Probability, surprise and alternatives of a token, from the logarithms of all probabilities, `(vocab,)`."""
-    alternatives = []
-    for value, other in zip(*(row.tolist() for row in nats.topk(top)), strict=True):
-        text = token_bytes(tokenizer, other).decode(errors="replace")
-        alternatives.append(Alternative(other, show_token(tokenizer, other), text, math.exp(value)))
-    return math.exp(nats[token]), float(-nats[token]) / math.log(2), tuple(alternatives)
+    scored = trace.ids[1:] if model.config.is_causal else []
+    chances = keep_chances(trace.logits[: len(scored)], torch.tensor(scored, dtype=torch.long), top)
+    return judge_all(tokenizer, chances, trace.ids)
 
 
 def cache_growth(model: PreTrainedModel, tokenizer: Tokenizer, text: str, steps: int) -> Iterator[CacheStep]:

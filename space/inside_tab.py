@@ -3,7 +3,6 @@
 import base64
 import io
 from collections.abc import Iterator
-from functools import lru_cache
 
 import gradio as gr
 import torch
@@ -12,7 +11,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from space import figures, inside, writer
 from space.custom import custom, token_at, token_value
-from space.inside import Alternative, Heads, ScoredToken, Trace
+from space.guard import LOOKING
+from space.inside import Heads, Trace
+from space.loading import keep_recent, load_once
+from space.scoring import Alternative, ScoredToken
 from space.words import Words, errors_shown, say
 from tokenizer import token_bytes
 
@@ -105,14 +107,13 @@ class InsideTab:
             *one_head,
         ]
         place = [self.here, self.alternative, self.go_on]
-        private = {"api_visibility": "private"}
         redraws = [self.look.click, self.text.submit, self.source.submit, self.causal.input, self.muted.input]
-        gr.on([*redraws, self.model.input], self.draw, asked, views, **private)
-        self.kind.input(self.draw_head, asked, one_head, **private)
-        self.heads.select(self.pick_head, asked, one_head, **private)
-        self.tokens.select(self.pick_token, asked, [*place, self.tokens], **private)
-        self.compare.click(self.write_both, asked, [self.written, self.written_muted], **private)
-        self.cache_run.click(self.measure_cache, asked, self.cache, **private)
+        gr.on([*redraws, self.model.input], self.draw, asked, views, **LOOKING)
+        self.kind.input(self.draw_head, asked, one_head, **LOOKING)
+        self.heads.select(self.pick_head, asked, one_head, **LOOKING)
+        self.tokens.select(self.pick_token, asked, [*place, self.tokens], **LOOKING)
+        self.compare.click(self.write_both, asked, [self.written, self.written_muted], **LOOKING)
+        self.cache_run.click(self.measure_cache, asked, self.cache, **LOOKING)
         self.views, self.asked, self.place = views, asked, place
 
     def trace(self, given: dict) -> Trace:
@@ -122,6 +123,7 @@ class InsideTab:
             gr.Error: this model cannot read these texts, with the reason.
         """
         with errors_shown(given[self.language]):
+            check_texts(given[self.text], given[self.source])
             model, _ = open_model(given[self.model])
             source = given[self.source] if model.config.is_encoder_decoder else ""
             heads = tuple(parse_heads(given[self.muted], model))
@@ -149,7 +151,7 @@ class InsideTab:
             ),
             self.lens: figures.lens(trace, probabilities[..., 0], guesses, language),
             self.norms: figures.norms(trace, inside.residual_norms(trace), language),
-            self.embeddings: figures.embeddings(inside.embedding_map(model, tokenizer), trace.ids, language),
+            self.embeddings: figures.embeddings(map_embeddings(given[self.model]), trace.ids, language),
             **self.draw_head({**given, self.kind: chosen}),
         }
 
@@ -217,6 +219,7 @@ class InsideTab:
     def write_both(self, given: dict) -> tuple[str, str]:
         """What the model writes as it is, and with the muted heads."""
         with errors_shown(given[self.language]):
+            check_texts(given[self.text], given[self.source])
             model, tokenizer = open_model(given[self.model])
             source = given[self.source] if model.config.is_encoder_decoder else ""
             heads = parse_heads(given[self.muted], model)
@@ -226,6 +229,7 @@ class InsideTab:
         """The cache as it grows, drawn again after every few tokens."""
         steps = []
         with errors_shown(given[self.language]):
+            check_texts(given[self.text])
             for step in inside.cache_growth(*open_model(given[self.model]), given[self.text], MEASURED):
                 steps.append(step)
                 if len(steps) % 8 == 0:
@@ -238,7 +242,19 @@ def open_model(key: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     return inside.load_eager(served.source, served.revision)
 
 
-@lru_cache(maxsize=16)
+@load_once
+def map_embeddings(key: str) -> inside.EmbeddingMap:
+    """Where a model has its tokens, which does not depend on any text."""
+    return inside.embedding_map(*open_model(key))
+
+
+def check_texts(*texts: str) -> None:
+    """Refuse, with a [`UserError`], a text that is longer than what a visitor can have from here."""
+    for text in texts:
+        writer.check_text(text)
+
+
+@keep_recent(30_000_000)
 def look(key: str, text: str, source: str, causal: bool, muted: Heads) -> Trace:
     """One forward pass; another view of it needs no other."""
     return inside.trace(*open_model(key), text, source, causal, muted)

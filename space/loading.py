@@ -1,7 +1,9 @@
 """Loading what visitors ask for: each thing once, and one at a time."""
 
 import logging
+import pickle
 import threading
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -10,8 +12,10 @@ from huggingface_hub import snapshot_download
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from modeling import OzymandiasConfig  # this import also makes Ozymandias known to the Auto classes
+from modeling.hub import check_reachable
 from modeling.modeling_ozymandias import model_class
 from space.words import VisitorError
+from tokenizer import encode_text
 from training.command import in_one_line
 
 # While a model is loaded, transformers makes it without memory for its weights, and what another thread loads meanwhile
@@ -49,6 +53,38 @@ def local_folder(source: str, revision: str | None = None) -> Path:
         raise refuse(source, error) from error
 
 
+def keep_recent(size: int) -> Callable[[Callable], Callable]:
+    """Keep what a function finds for its last arguments, in at most `size` bytes.
+
+    It is kept pickled, so that its size is known, whatever it holds.
+    """
+
+    def decorate(find: Callable) -> Callable:
+        kept: OrderedDict[tuple, bytes] = OrderedDict()  # the latest last
+        lock = threading.Lock()
+
+        @wraps(find)
+        def recent(*which):
+            with lock:
+                data = kept.get(which)
+                if data is not None:
+                    kept.move_to_end(which)
+            if data is not None:
+                return pickle.loads(data)
+            found = find(*which)
+            data = pickle.dumps(found)
+            with lock:
+                kept[which] = data
+                while sum(map(len, kept.values())) > size:
+                    kept.popitem(last=False)
+            return found
+
+        recent.kept = kept
+        return recent
+
+    return decorate
+
+
 def load_checkpoint(source: str, revision: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a checkpoint of any architecture of this project, a folder or a Hub id.
 
@@ -56,13 +92,15 @@ def load_checkpoint(source: str, revision: str | None = None) -> tuple[PreTraine
         UserError: it is missing, damaged, or of another project.
     """
     try:
-        config = AutoConfig.from_pretrained(source, revision=revision)
+        check_reachable(source)
+        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
         if not isinstance(config, OzymandiasConfig):
             raise TypeError(f"it is of the kind {config.model_type}")
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
         model = model_class(config).from_pretrained(source, revision=revision, config=config)
     except Exception as error:  # transformers, safetensors and the Hub client each have their own for a bad checkpoint
         raise refuse(source, error) from error
+    encode_text(tokenizer, "")  # so that no thread has to change how special tokens are read while another encodes
     return model.eval(), tokenizer
 
 

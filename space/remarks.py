@@ -6,7 +6,6 @@ import threading
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from itertools import groupby, islice, pairwise
 from pathlib import Path
 
@@ -15,8 +14,7 @@ import pronouncing
 from pypinyin import Style, lazy_pinyin, pinyin
 from pypinyin.contrib.tone_convert import to_finals
 
-from training.checkpoints import RECORD
-from training.command import UserError
+from space.fetching import is_here, load_stages, names_of
 from training.corpora import BETWEEN, QUATRAINS, Corpus, load_corpus
 from training.overlap import trained_on
 from training.quality import HAN, WORD
@@ -51,6 +49,7 @@ HEADINGS = {
 }
 LONGEST_PART = 100_000  # bytes between such a line and the last passage under it
 DICTIONARY, LIBRARY = threading.Lock(), threading.Lock()
+LIBRARIES: dict[tuple, tuple[list[str], "Library"]] = {}  # by the stages of a training, with the texts that were here
 
 
 @dataclass(frozen=True)
@@ -271,15 +270,16 @@ def copied_passages(answer: str, checkpoint: str | Path, prompt: str = "") -> Or
     and the Tin Woodman", at most 0.5% of each of the classics, and nothing of poetry; 0.5% of lunyu; 2.2% of shijing,
     which has refrains; and 1.7% of chinese-poems, but 0.5% of those that do not stand in the training split too.
 
-    The first call loads the texts, which takes seconds. What [`training.recipe`]'s `remove_overlap` left out of them
-    is compared too.
+    The first call loads the texts that are here, which takes seconds; [`space.fetching`] fetches the others. What
+    [`training.recipe`]'s `remove_overlap` left out of them is compared too.
 
     Args:
         checkpoint: a folder with the record of its run, in it or beside it.
         prompt: what the answer begins with and the model has not written, which is not looked at. An answer to a
             request begins otherwise.
     """
-    library = load_library(tuple((stage["name"], stage["sha256"]) for stage in trained_on(str(checkpoint))))
+    known = [stage for stage in trained_on(str(checkpoint)) if stage["name"]]
+    library = load_library(tuple((stage["name"], stage["sha256"]) for stage in known))
     own = answer.removeprefix(prompt)
     before = len(answer) - len(own)
     words = [match.span() for match in WORD.finditer(own)]
@@ -341,14 +341,19 @@ def hashed(data: np.ndarray, step: int) -> np.ndarray:
 
 
 def load_library(stages: tuple[tuple[str, str], ...]) -> Library:
-    """The training splits of corpora, each given by its name and the hash of its text, loaded once a process."""
+    """The training splits of corpora, each given by its name and the hash of its text, as far as the texts are here.
+
+    It is loaded once, and again when texts have come: two threads would both build it, and take twice the memory.
+    """
     with LIBRARY:
-        return build_library(stages)
+        here = [name for name in names_of(stages) if is_here(name)]
+        if stages not in LIBRARIES or LIBRARIES[stages][0] != here:
+            LIBRARIES.pop(stages, None)  # its memory is free before the new one takes as much
+            LIBRARIES[stages] = here, build_library(stages)
+        return LIBRARIES[stages][1]
 
 
-@lru_cache(maxsize=4)
 def build_library(stages: tuple[tuple[str, str], ...]) -> Library:
-    """See [`load_library`]: two threads would both build it, and take twice the memory."""
     corpora, missing = load_stages(stages)
     text, begins, works, titles = b"", [], [], []
     for name, corpus in corpora.items():
@@ -376,25 +381,3 @@ def works_of(name: str) -> list[tuple[str, int]]:
     for work in works[:-1]:
         begins.append(begins[-1] + len(load_corpus(work).text) + len(BETWEEN))
     return list(zip(works, begins, strict=True))
-
-
-def load_stages(stages: tuple[tuple[str, str], ...]) -> tuple[dict[str, Corpus], list[str]]:
-    """The corpora of the stages of a training, each once, and the names of those that are not there."""
-    if not stages:
-        return {}, [RECORD]
-    parts = {stage: [stage] if Path(stage).exists() else re.split(r"\s*\+\s*", stage) for stage, _ in stages}
-    names = list(dict.fromkeys(name for stage in parts.values() for name in stage))
-    if "chinese-poems" in names and QUATRAINS in names:
-        names.remove(QUATRAINS)  # which are among them
-    corpora, missing = {}, []
-    for name in names:
-        try:
-            corpora[name] = load_corpus(name)
-        except UserError:
-            missing.append(Path(name).name if Path(name).is_absolute() else name)
-    for stage, sha256 in stages:
-        there = [corpora[name].text for name in parts[stage] if name in corpora]
-        if len(there) == len(parts[stage]) and Corpus(stage, tuple(there)).sha256 != sha256:
-            missing.append(Path(stage).name if Path(stage).is_absolute() else stage)
-            corpora = {name: corpus for name, corpus in corpora.items() if name not in parts[stage]}
-    return corpora, missing

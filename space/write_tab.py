@@ -2,15 +2,16 @@
 
 import threading
 from collections.abc import Iterator
-from functools import lru_cache
 
 import gradio as gr
 
 from space import figures, writer
 from space.custom import custom, token_value
-from space.inside import ScoredToken, load_eager, score_tokens
-from space.loading import local_folder
+from space.guard import EXPLAINING
+from space.inside import load_eager, score_tokens
+from space.loading import keep_recent, local_folder
 from space.remarks import LineRemark, Originality, Passage, copied_passages, verse_remarks
+from space.scoring import ScoredToken
 from space.words import VisitorError, Words, explain, say
 from training.checkpoints import RECORD
 from training.command import UserError
@@ -23,6 +24,7 @@ EXAMPLES = [
     "写一首七言绝句，题目：月",
 ]
 SIMULTANEOUS = 16  # answers written in turns: each visitor sees words at once, and all get slower together
+LONGEST_CONVERSATION = 100_000  # characters that are kept; every update of an answer sends them again
 STOPS: dict[str, threading.Event] = {}  # of the answers that are being written, by the visitor's session
 # Tags that fetch something as soon as they are in the page. Gradio leaves "allowed" tags as text, the others as HTML
 # until `static/chat.js` shows the text.
@@ -50,6 +52,8 @@ class WriteTab:
             "concurrency_id": "writing",
             "show_progress": "minimal",  # the full one can lie over the chat's buttons, and stay after a stop
             "api_visibility": "private",
+            # Gradio answers an empty number, or one out of range, with "Error"; `check_settings` says what to do.
+            "preprocess": False,
         }
         self.connect()
 
@@ -119,14 +123,15 @@ class WriteTab:
             self.after_writing(event)
         self.wanted = {self.explain, self.answer, self.chat, self.language}
         changes = [self.explain.input, self.answer.input]
-        gr.on(changes, self.describe, self.wanted, self.explained, api_visibility="private")
-        self.chat.select(self.pick_answer, self.wanted, self.explained, api_visibility="private")
+        gr.on(changes, self.describe, self.wanted, self.explained, **EXPLAINING)
+        self.chat.select(self.pick_answer, self.wanted, self.explained, **EXPLAINING)
 
     def after_writing(self, event) -> None:
         """When an answer is there: keep the conversation in the browser, and look at its last answer."""
         quietly = {"show_progress": "hidden", "api_visibility": "private"}
         kept = event.then(lambda history: history, self.chat, self.saved, **quietly)
-        kept.then(self.describe, {self.explain, self.chat, self.language}, self.explained, **quietly)
+        asked = {self.explain, self.chat, self.language}
+        kept.then(self.describe, asked, self.explained, show_progress="hidden", **EXPLAINING)
 
     def respond(self, given: dict, request: gr.Request) -> Iterator[dict]:
         """Yield the conversation while the answer to the prompt grows; a prompt that cannot be used stays there."""
@@ -136,9 +141,9 @@ class WriteTab:
         except UserError as error:
             gr.Warning(explain(error, given[self.language]))
             # A lone surrogate cannot be sent back; it would end the page's stream of events.
-            yield {self.chat: history, self.prompt: prompt.encode(errors="replace").decode()}
+            yield {self.chat: history, self.prompt: (prompt or "").encode(errors="replace").decode()}
             return
-        asked = [*history, message("user", prompt)]
+        asked = recent([*history, message("user", prompt)])
         yield {self.chat: asked, self.prompt: ""}
         for conversation in self.stream(asked, prompt, given, request):
             # The next message may be typed by now.
@@ -165,7 +170,7 @@ class WriteTab:
         """Let the model write on from the beginning of one of its answers; what came after it goes."""
         history = given[self.chat]
         prompt, given = question(history, index), {**given, self.model: key_of(history, index)}
-        for conversation in self.stream(history[:index], prompt, given, request, kept):
+        for conversation in self.stream(recent(history[:index]), prompt, given, request, kept):
             yield {self.chat: conversation or history}
 
     def stream(
@@ -258,10 +263,11 @@ def examine(history: Messages, index: int | None) -> tuple[writer.Opening, str, 
         raise VisitorError("changed_text")
     served, opening = writer.begin(question(history, index), key_of(history, index))
     text = plain(history[index]["content"])
+    writer.check_text(text)
     return opening, text, score_answer(served, opening.start, text[len(opening.shown) :])
 
 
-@lru_cache(maxsize=16)
+@keep_recent(8_000_000)
 def score_answer(served: writer.Served, start: str, written: str) -> list[ScoredToken]:
     """The tokens that a model wrote after a start; what is done with one of them later needs no other pass."""
     return score_tokens(*load_eager(served.source, served.revision), start, written)
@@ -310,11 +316,10 @@ def describe_originality(original: Originality, language: str) -> str:
         told = say(language, "nothing_compared")
     else:
         told = say(language, "original_so_far" if original.missing else "original", compared=compared)
-    if original.missing == (RECORD,):
-        return f"{told} {say(language, 'no_record')}"
-    if original.missing:
-        return f"{told} {say(language, 'not_compared', names=', '.join(original.missing))}"
-    return told
+    missing = [name for name in original.missing if name != RECORD]
+    if RECORD in original.missing:
+        told += " " + say(language, "no_record")
+    return f"{told} {say(language, 'not_compared', names=', '.join(missing))}" if missing else told
 
 
 def name_source(passage: Passage) -> str:
@@ -331,13 +336,27 @@ def message(role: str, text: str, model: str | None = None) -> dict:
 def restore(saved: Messages) -> Messages:
     """The conversation that the browser has kept; what is none is dropped."""
     try:
-        return [
-            message(entry["role"], plain(entry["content"]), model_of(entry))
-            for entry in saved
-            if entry["role"] in ("user", "assistant")
-        ]
+        return recent(
+            [
+                message(entry["role"], plain(entry["content"]), model_of(entry))
+                for entry in saved
+                if entry["role"] in ("user", "assistant")
+            ]
+        )
     except (TypeError, KeyError, AttributeError):
         return []
+
+
+def recent(history: Messages) -> Messages:
+    """The end of a conversation, as much of it as is kept; it begins with a question."""
+    size, begin = 0, len(history)
+    for index in range(len(history) - 1, -1, -1):
+        size += len(plain(history[index]["content"]))
+        if size > LONGEST_CONVERSATION:
+            break
+        if history[index]["role"] == "user":
+            begin = index
+    return history[begin:]
 
 
 def plain(content: list[dict]) -> str:

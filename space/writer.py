@@ -1,12 +1,11 @@
 """The models that the Space serves, and what they answer."""
 
-import importlib.util
 import json
 import os
 import random
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -30,7 +29,8 @@ LONGEST_PROMPT = 2000  # characters
 LONGEST_TEXT = 1000  # new tokens
 COLDEST, HOTTEST = 0.01, 2.0  # temperatures besides 0: logits divided by a smaller number are no longer finite
 NARROWEST = 0.01  # the smallest top_p
-LARGEST_SEED = 2**32 - 1
+LARGEST_SEED = 2**31 - 1
+LONGEST_READ = 8000  # characters of an answer, or of another text, that a model reads again to explain it or to go on
 TURN = 0.05  # seconds that an answer is written on for before the reader sees more: nobody reads character by character
 # Answers are written in turns, first come, first served, by two threads: 16 that all compute at once take Python's lock
 # from each other after every few operations, and get half the work done.
@@ -144,22 +144,22 @@ def load(served: Served) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
 
 
-def check_text(text: str) -> None:
-    """Refuse a text that is too long or cannot be encoded.
+def check_text(text: str, most: int = LONGEST_READ) -> None:
+    """Refuse what is no text, has more than `most` characters, or cannot be encoded.
 
     Raises:
         VisitorError: which of them it is.
     """
     if not isinstance(text, str):
         raise VisitorError("no_string", given=shorten(text))
-    if len(text) > LONGEST_PROMPT:
-        raise VisitorError("long_prompt", given=len(text), most=LONGEST_PROMPT)
+    if len(text) > most:
+        raise VisitorError("long_prompt", given=len(text), most=most)
     check_encodable(text)
 
 
 def check_prompt(prompt: str) -> None:
     """Refuse, with a [`VisitorError`], a prompt that is empty, too long or cannot be encoded."""
-    check_text(prompt)
+    check_text(prompt, LONGEST_PROMPT)
     if not prompt.strip():
         raise VisitorError("empty_prompt")
 
@@ -170,17 +170,17 @@ def check_settings(temperature: float, top_p: float, length: int, seed: int) -> 
     Raises:
         VisitorError: it names the setting, its value and the range.
     """
-    if not (in_range(temperature, 0, 0) or in_range(temperature, COLDEST, HOTTEST)):
-        raise VisitorError("wrong_temperature", given=shorten(temperature), least=COLDEST, most=HOTTEST)
-    if not in_range(top_p, NARROWEST, 1):
-        raise VisitorError("wrong_top_p", given=shorten(top_p), least=NARROWEST)
-    if not in_range(length, 1, LONGEST_TEXT, whole=True):
-        raise VisitorError("wrong_length", given=shorten(length), most=LONGEST_TEXT)
-    if not in_range(seed, 0, LARGEST_SEED, whole=True):
-        raise VisitorError("wrong_seed", given=shorten(seed), most=LARGEST_SEED)
+    if not (is_number(temperature, 0, 0) or is_number(temperature, COLDEST, HOTTEST)):
+        raise VisitorError("bad_temperature", given=shorten(temperature), least=COLDEST, most=HOTTEST)
+    if not is_number(top_p, NARROWEST, 1):
+        raise VisitorError("bad_top_p", given=shorten(top_p), least=NARROWEST)
+    if not is_number(length, 1, LONGEST_TEXT, whole=True):
+        raise VisitorError("bad_length", given=shorten(length), most=LONGEST_TEXT)
+    if not is_number(seed, 0, LARGEST_SEED, whole=True):
+        raise VisitorError("bad_seed", given=shorten(seed), most=LARGEST_SEED)
 
 
-def in_range(value: object, least: float, most: float, whole: bool = False) -> bool:
+def is_number(value: object, least: float, most: float, whole: bool = False) -> bool:
     """Whether a value is a number in a range, both ends included; `whole` asks for a whole number."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return number and least <= value <= most and (not whole or value == int(value))
@@ -248,12 +248,6 @@ def begin(prompt: str, key: str) -> tuple[Served, Opening]:
     return find_model(opening.model, models), opening
 
 
-def lend_gpu(call: Callable) -> Callable:
-    """Let a function have a GPU for the time that it runs, on a Space with ZeroGPU, where the package `spaces` is."""
-    return importlib.import_module("spaces").GPU(call) if importlib.util.find_spec("spaces") else call
-
-
-@lend_gpu
 def answer(
     prompt: str,
     key: str,
@@ -269,18 +263,20 @@ def answer(
         prompt: an opening line, or a request for poetry, for Oz or, in Chinese, for a quatrain, which the model that
             knows them answers. A Chinese line goes to the Chinese model.
         key: the model, a key of [`served_models`].
-        temperature, top_p: see [`training.generate.stream_text`].
-        length: tokens to write: characters, or byte pairs.
+        temperature: 0, or 0.01 to 2; see [`training.generate.stream_text`].
+        top_p: 0.01 to 1; see there.
+        length: tokens to write, 1 to 1,000: characters, or byte pairs.
         seed: the same seed gives the same text; 0 draws anew.
         kept: how the answer begins, where it is to go on from an earlier one.
 
     Raises:
-        UserError: a prompt that is empty or too long, a setting out of its range, an unknown model, or one that cannot
-            be loaded.
+        UserError: a prompt that is empty or too long, a beginning that is too long, a setting out of its range, an
+            unknown model, or one that cannot be loaded.
     """
-    check_settings(temperature, top_p, length, seed)
     served, (_, start, text, end) = begin(prompt, key)
+    check_settings(temperature, top_p, length, seed)
     if kept is not None:
+        check_text(kept)
         start, text = start + kept[len(text) :], kept
     model, tokenizer = load(served)
     pieces = stream_text(
@@ -290,7 +286,7 @@ def answer(
         max_new_tokens=int(length),
         temperature=temperature,
         top_p=top_p,
-        seed=int(seed) or random.randrange(1, 2**31),
+        seed=int(seed) or random.randrange(1, LARGEST_SEED),
     )
     ended = False
     while not ended:

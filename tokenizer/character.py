@@ -65,6 +65,4 @@ def wrap(tokenizer: Tokenizer, with_mask: bool) -> PreTrainedTokenizerFast:
         mask_token=MASK if with_mask else None,
         padding_side="left",  # generation continues at the right end
         clean_up_tokenization_spaces=False,  # "a ." and "a." are different texts
-        # A text that says "<|end|>" is text, and ends nothing; but where there is a mask, texts are to say it.
-        split_special_tokens=not with_mask,
     )

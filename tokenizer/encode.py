@@ -1,12 +1,14 @@
 """From texts to arrays of ids and back to bytes, for whole corpora.
 
+What spells a special token in a corpus is text: a story that says "<|end|>" does not end there.
+
 A text repeats itself: the tokenizer is asked once for each piece of it (a character, or a word), which makes it several
 times as fast and gives the same ids.
 """
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from itertools import chain
 
@@ -23,20 +25,37 @@ WORDS = re.compile(
     rf"['’](?:s|t|re|ve|m|ll|d)(?![^\W_])|[{HAN}]| ?[^\W_{HAN}]+| ?(?:[^\w\n{SPACE}]|_)+"
     rf"|\n+|[{SPACE}]+(?![^\n{SPACE}])|[{SPACE}]+"
 )
-SECTION = 500_000  # characters encoded at once: a list of pieces takes many times the memory of their ids
+SECTION = 100_000  # characters encoded at once: a list of pieces takes many times the memory of their ids
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> np.ndarray:
     """The ids of a text, `(length,)`, in the smallest type that holds them."""
-    known, parts, begin = {}, [encode_batch(tokenizer, [])], 0
+    known = {}
+    parts = [encode_batch(tokenizer, [section], known=known) for section in sections(text)]
+    return np.concatenate([encode_batch(tokenizer, []), *parts])
+
+
+def sections(text: str) -> Iterator[str]:
+    """A text in parts that are encoded each by itself."""
+    begin = 0
     while begin < len(text):
-        end = text.find("\n", begin + SECTION)
-        end = len(text) if end < 0 else end
-        while text[end : end + 1] == "\n":  # no token goes on after line ends
-            end += 1
-        parts.append(encode_batch(tokenizer, [text[begin:end]], known=known))
+        end = section_end(text, begin)
+        yield text[begin:end]
         begin = end
-    return np.concatenate(parts)
+
+
+def section_end(text: str, begin: int = 0) -> int:
+    """Where the section that starts at `begin` ends: after line ends, or at the end of the text.
+
+    This project's tokenizers have no token that goes on after line ends. Others may have some, and a stream that cuts
+    its text at the same places has the same ids all the same.
+    """
+    end = text.find("\n", begin + SECTION)
+    if end < 0:
+        return len(text)
+    while text[end : end + 1] == "\n":
+        end += 1
+    return end
 
 
 def encode_batch(
@@ -48,8 +67,8 @@ def encode_batch(
         known: the ids, as they are stored, of pieces that were met before; the new ones are added.
     """
     known = {} if known is None else known
-    # A piece of "<|end|>" would not be found, where such words have a meaning in a text.
-    pieces = [cutter(tokenizer.backend_tokenizer)(text) if tokenizer.split_special_tokens else [text] for text in texts]
+    cut = cutter(tokenizer.backend_tokenizer)
+    pieces = [list(chain.from_iterable(map(cut, sections(text)))) for text in texts]
     dtype = np.uint16 if len(tokenizer) <= 1 << 16 else np.int32
     new = list(set(chain.from_iterable(pieces)).difference(known))
     stored = (np.array(ids, dtype).tobytes() for ids in encode_pieces(tokenizer, new))
@@ -64,8 +83,8 @@ def encode_pieces(tokenizer: PreTrainedTokenizerBase, pieces: list[str]) -> Iter
     """The ids of each of some texts."""
     backend = tokenizer.backend_tokenizer  # leaves out what nobody asks for here, which takes most of the time
     # Set only where it is otherwise: a setter fails while another thread encodes.
-    if backend.encode_special_tokens != tokenizer.split_special_tokens:
-        backend.encode_special_tokens = tokenizer.split_special_tokens
+    if not backend.encode_special_tokens:
+        backend.encode_special_tokens = True
     if backend.padding is not None:
         backend.no_padding()
     if backend.truncation is not None:

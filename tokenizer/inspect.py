@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from .bpe import VOCAB_SIZE, WORD
 from .byte_pairs import BytePairs
-from .encode import token_bytes
+from .encode import encode_text, token_bytes
 
 ENGLISH = Path(__file__).parent.parent / "space" / "checkpoints" / "english"
 
@@ -65,7 +65,7 @@ def main() -> None:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(arguments.tokenizer)
     except (OSError, ValueError) as error:
         sys.exit(f"error: {arguments.tokenizer} holds no tokenizer that can be loaded: {' '.join(str(error).split())}")
-    ids = tokenizer(arguments.text, add_special_tokens=False)["input_ids"]
+    ids = encode_text(tokenizer, arguments.text).tolist()
     print(show_pieces([(id, token_bytes(tokenizer, id)) for id in ids], arguments.text))
 
 

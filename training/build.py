@@ -5,17 +5,33 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 from accelerate.utils import DistributedType, ProjectConfiguration
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from modeling import OzymandiasConfig, preset_config
 from modeling.conversion import load_model
+from modeling.hub import check_reachable
 from modeling.modeling_ozymandias import model_class
 from tokenizer import build_bpe_tokenizer, build_character_tokenizer
 from tokenizer.bpe import VOCAB_SIZE
 from training.command import UserError, in_one_line
+from training.inputs import check_checkpoint, not_loaded
 from training.recipe import Recipe
+
+
+def check_start(recipe: Recipe) -> None:
+    """Refuse, before a corpus is loaded, to start from a checkpoint that cannot be reached.
+
+    Raises:
+        UserError: it is no folder, and the Hub does not answer.
+    """
+    if recipe.start_from:
+        try:
+            check_reachable(recipe.start_from)
+        except OSError as error:
+            raise UserError(f"start_from cannot be had: {error}.") from None
 
 
 def build_tokenizer(recipe: Recipe, text: str) -> PreTrainedTokenizerBase:
@@ -24,9 +40,13 @@ def build_tokenizer(recipe: Recipe, text: str) -> PreTrainedTokenizerBase:
     Raises:
         UserError: there is none, or the vocabulary is too small.
     """
+    if recipe.start_from:
+        check_checkpoint(recipe.start_from)
+        try:
+            return AutoTokenizer.from_pretrained(recipe.start_from, trust_remote_code=False)
+        except (OSError, ValueError) as error:
+            raise UserError(not_loaded(recipe.start_from, error)) from None
     try:
-        if recipe.start_from:
-            return AutoTokenizer.from_pretrained(recipe.start_from)
         with_mask = recipe.task == "masked"
         if recipe.tokenizer == "bpe":
             return build_bpe_tokenizer(text, recipe.vocab_size or VOCAB_SIZE, with_mask)
@@ -45,12 +65,13 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> PreTraine
         config = model_config(recipe, len(tokenizer), tokenizer)
         return model_class(config)(config)
     try:
-        config = AutoConfig.from_pretrained(recipe.start_from)
+        config = AutoConfig.from_pretrained(recipe.start_from, trust_remote_code=False)
         longest = config.max_position_embeddings
         config = type(config)(**{**config.to_dict(), **recipe.model, "max_position_embeddings": recipe.context})
         if config.position_type == "learned" and recipe.context != longest:
             raise ValueError(f"its learned positions are {longest}; give --context {longest}.")
-        model = load_model(recipe.start_from, config=config)
+        # Not in the precision that it is stored in: Accelerate computes in half precision, over weights in float32.
+        model = load_model(recipe.start_from, config=config, dtype=torch.float32)
     except Exception as error:  # transformers and safetensors each have their own for a bad checkpoint or field
         raise UserError(f"{recipe.start_from} cannot be fine-tuned: {in_one_line(error)}") from None
     expected = model_config(recipe, len(tokenizer), tokenizer)
@@ -110,6 +131,9 @@ def build_accelerator(recipe: Recipe, output: Path) -> Accelerator:
             raise UserError(
                 f"there is no tracker '{tracker}'; choose from {', '.join(map(str, LOGGER_TYPE_TO_CLASS))}."
             )
+    # Accelerate keeps its state for the whole process, and a second run would have the first one's precision.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
     launched = int(os.environ.get("WORLD_SIZE", 1))
     try:
         accelerator = Accelerator(

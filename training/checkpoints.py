@@ -3,6 +3,7 @@
 A folder is written under a temporary name and renamed when it is complete; only then are older ones removed.
 """
 
+import errno
 import json
 import shutil
 from collections.abc import Iterator
@@ -17,9 +18,13 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from modeling.conversion import load_model
+from modeling.hub import check_reachable
 from training import sharded
 from training.command import UserError, in_one_line
+from training.inputs import check_checkpoint, not_loaded
 
+# How torch and safetensors say that a disk is full or a file too large.
+FULL_DISK = ("No space left", "os error 28", "os error 27", "PytorchStreamWriter failed", "unexpected pos")
 UNFINISHED, REPLACED = ".unfinished", ".replaced"
 STATE, RECORD, METRICS, SNAPSHOTS, BEST = "state.json", "run.json", "metrics.jsonl", "snapshots", "best"
 
@@ -49,12 +54,27 @@ def writing(folder: Path, accelerator: Accelerator | None = None) -> Iterator[Pa
             unfinished.rename(folder)
             shutil.rmtree(replaced, ignore_errors=True)
         wait()
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have their own for a full disk
+    except (OSError, RuntimeError, SafetensorError) as error:
         recover(folder)
-        raise UserError(
-            f"{folder} could not be written ({in_one_line(error)}); free some space or give another folder, "
-            "and run the same command again. What was saved before is whole."
-        ) from error
+        raise not_written(folder, error) from error
+
+
+def not_written(path: Path, error: Exception) -> Exception:
+    """What to raise where writing at `path` ended in an error: a sentence with its remedy, or, for what is no fault of
+    the disk or the path, the error itself.
+    """
+    text = in_one_line(error)
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    if full or any(words in text for words in FULL_DISK):
+        remedy = "free some space, or give another folder"
+    elif isinstance(error, SafetensorError) or str(getattr(error, "filename", "")).startswith(str(path)):
+        remedy = "give a folder that can be written"
+    else:
+        return error
+    return UserError(
+        f"{path} could not be written ({text}); {remedy}, and run the same command again. What was saved before is "
+        "whole."
+    )
 
 
 def recover(folder: Path) -> None:
@@ -107,9 +127,7 @@ def save_snapshot(run: Path, step: int, model: PreTrainedModel, weights: dict[st
         save_file(stored_weights(model, weights, half=True), unfinished)
         unfinished.replace(path)
     except (OSError, SafetensorError) as error:
-        raise UserError(
-            f"{path} could not be written ({in_one_line(error)}); free some space and try again."
-        ) from error
+        raise not_written(path, error) from error
 
 
 def list_snapshots(folder: Path) -> dict[int, Path]:
@@ -130,13 +148,12 @@ def load_trained(checkpoint: str | Path) -> tuple[PreTrainedTokenizerBase, PreTr
     Raises:
         UserError: there is none, or it is damaged.
     """
+    check_checkpoint(str(checkpoint))
     try:
-        return AutoTokenizer.from_pretrained(checkpoint), load_model(checkpoint)
+        check_reachable(checkpoint)
+        return AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False), load_model(checkpoint)
     except Exception as error:  # transformers and safetensors each have their own for a bad checkpoint
-        raise UserError(
-            f"{checkpoint} cannot be loaded ({in_one_line(error)[:200]}); give the folder of a whole checkpoint, such "
-            "as runs/NAME/best, or a Hub id."
-        ) from error
+        raise UserError(not_loaded(str(checkpoint), error)) from error
 
 
 def record_path(checkpoint: Path) -> Path | None:

@@ -8,6 +8,7 @@ figure of the project is about the same characters. `classics+oz` joins texts, e
 """
 
 import argparse
+import difflib
 import hashlib
 import os
 import re
@@ -22,6 +23,7 @@ from training.works import COLLECTIONS, LICENCE, WORKS, fetch
 SAMPLER = Path(__file__).with_name("sampler.txt")
 QUATRAINS = "quatrains"
 NAMES = ("sampler", *WORKS, *COLLECTIONS, QUATRAINS)
+HUB_DATASET = r"[\w.-]+/[\w.-]+"
 BETWEEN = "\n\n"  # joined texts
 OWN = "a text of the trainer's own"
 
@@ -107,11 +109,29 @@ def load_corpus(name: str, accept_changed: bool = False, column: str = "text") -
         return Corpus(Path(name).stem, (read_text(Path(name)),))
     if Path(name).is_dir():
         return Corpus(Path(name).resolve().name, (read_folder(Path(name)),))
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+    if re.fullmatch(HUB_DATASET, name):
         return Corpus(name, (read_dataset(name, column),), f"the Hub's dataset {name}")
-    raise UserError(
-        f"corpus '{name}' is neither a corpus nor a file; give one of {', '.join(NAMES)}, the path of a UTF-8 text or "
-        "of a folder of them, or a dataset of the Hub (user/name)."
+    raise UserError(unknown_corpus(name))
+
+
+def check_corpus(name: str) -> None:
+    """Look whether a name can be a corpus, without reading it.
+
+    Raises:
+        UserError: it cannot.
+    """
+    parts = name.split("+") if not Path(name).exists() else [name]
+    for part in (part.strip() for part in parts):
+        if part not in NAMES and not Path(part).exists() and not re.fullmatch(HUB_DATASET, part):
+            raise UserError(unknown_corpus(part))
+
+
+def unknown_corpus(name: str) -> str:
+    near = difflib.get_close_matches(name, NAMES, n=1)
+    meant = f" (did you mean {near[0]}?)" if near else ""
+    return (
+        f"corpus '{name}' is neither a corpus nor a file{meant}; give one of {', '.join(NAMES)}, the path of a UTF-8 "
+        "text or of a folder of them, or a dataset of the Hub (user/name)."
     )
 
 
@@ -189,13 +209,18 @@ def load_work(name: str, accept_changed: bool) -> str:
                 f"corpus '{name}' is missing: OZYMANDIAS_CORPORA names a folder without {work.file} "
                 f"({corpora_folder()}); put the file there, or unset the variable to fetch it."
             )
-        fetch(work, path, f"put the text at {path} yourself, or train on the corpus 'sampler', which needs none.")
+        fetch(
+            work,
+            corpora_folder(),
+            f"put the text at {path} yourself, or train on the corpus 'sampler', which needs none.",
+        )
     text = read_text(path)
     found = hashlib.sha256(text.encode()).hexdigest()
     if found != work.sha256 and not accept_changed:
         raise UserError(
             f"corpus '{name}' differs from the text that this project's figures are about (sha256 {found[:16]}, "
-            f"expected {work.sha256[:16]}, in {path}); to use it all the same, give --accept_changed_corpus true."
+            f"expected {work.sha256[:16]}); remove {path} to fetch it again, or use it as it is: "
+            "--accept_changed_corpus true."
         )
     return text
 

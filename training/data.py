@@ -21,6 +21,15 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> torch.Tensor:
     return torch.from_numpy(encode_text(tokenizer, text)).long()
 
 
+def encode_with_gaps(tokenizer: PreTrainedTokenizerBase, text: str) -> torch.Tensor:
+    """The ids of a text for an encoder: `<|mask|>` in it is a gap, and other special tokens are text."""
+    first, *others = text.split(tokenizer.mask_token) if tokenizer.mask_token else [text]
+    parts = [encode(tokenizer, first)]
+    for part in others:
+        parts += [torch.tensor([tokenizer.mask_token_id]), encode(tokenizer, part)]
+    return torch.cat(parts)
+
+
 def stored_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> torch.Tensor:
     """The ids of a text, `(length,)`, as uint16 or int32: made once, kept in the cache, and memory-mapped from there.
 

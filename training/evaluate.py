@@ -24,7 +24,7 @@ from training.command import UserError, run_command
 from training.corpora import NAMES, Corpus, load_corpus
 from training.data import IGNORED, Copy, encode, mask_spans
 from training.generate import stream_text
-from training.kernels import choose_kernels
+from training.kernels import choose_device, choose_kernels
 from training.overlap import trained_on
 from training.quality import is_chinese, measure_quality
 
@@ -183,7 +183,10 @@ def report_samples(
 ):
     """Print what a model's samples are worth, beside the same figures of the text that it never saw."""
     samples = write_samples(model, tokenizer, "\n", count, SAMPLE_TOKENS)
-    seen = [load_corpus(stage["name"]).train for stage in trained_on(checkpoint)] or [corpus.train]
+    stages = trained_on(checkpoint)
+    seen = [load_corpus(stage["name"]).train for stage in stages if stage["name"]] or [corpus.train]
+    if any(stage["name"] is None for stage in stages):
+        print(f"not all that {checkpoint} was trained on is known, so that more may be copied than is found")
     size = sum(map(len, samples)) // count
     held_out = [
         corpus.validation[begin : begin + size] for begin in range(0, min(count * size, len(corpus.validation)), size)
@@ -208,10 +211,12 @@ def main() -> None:
     parser.add_argument("checkpoint", help="a checkpoint's folder or Hub id")
     parser.add_argument("--corpus", required=True, help=f"{', '.join(NAMES)}, or one of your own")
     parser.add_argument("--context", type=int, help="length of a window (default: the model's context)")
+    parser.add_argument("--device", help="cpu, cuda, mps ... (default: the accelerator, where there is one)")
     parser.add_argument("--samples", type=int, default=0, help="texts to write and measure (default %(default)s)")
     arguments = parser.parse_args()
-    corpus = load_corpus(arguments.corpus)
+    device, corpus = choose_device(arguments.device), load_corpus(arguments.corpus)
     tokenizer, model = load_trained(arguments.checkpoint)
+    model.to(device)
     context = arguments.context or model.config.max_position_embeddings
     choose_kernels(model, model.device, context)
     loss, accuracy = score_text(model, tokenizer, corpus.validation, context)

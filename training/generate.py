@@ -1,17 +1,27 @@
 """Writing on from a prompt, a piece of text at a time.
 
-`model.generate` writes within the context; this also writes past it, as a plain Python generator: whoever stops asking
-has stopped the work, no thread goes on, and a seed of one's own makes a text repeatable beside other users.
+    python -m training.generate runs/mine/best "The moon"
+    python -m training.generate space/checkpoints/english "The moon" --temperature 0.7 --number 3 --length 400
+    cat beginning.txt | python -m training.generate runs/mine/best - > text.txt
+
+An encoder-decoder reads the prompt and writes the passage after it.
+
+`model.generate` writes within the context; `stream_text` also writes past it, as a plain Python generator: whoever
+stops asking has stopped the work, no thread goes on, and a text with its own seed is repeatable beside other users.
 """
 
+import argparse
 import codecs
+import sys
 from collections.abc import Iterator
 
 import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.generation import TopPLogitsWarper
+from transformers.utils.logging import disable_progress_bar
 
 from tokenizer import token_bytes
+from training.command import UserError, printable, run_command
 
 
 def stream_text(
@@ -35,7 +45,7 @@ def stream_text(
     Raises:
         ValueError: an empty prompt.
     """
-    prompt_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    prompt_ids = tokenizer(prompt, add_special_tokens=False, split_special_tokens=True)["input_ids"]
     if not prompt_ids:
         raise ValueError("The prompt is empty; give at least one character to write on from.")
     # Bytes of one character can come as several tokens: only whole characters are handed out.
@@ -50,14 +60,17 @@ def stream_text(
 def stream_tokens(
     model: PreTrainedModel, prompt_ids: list[int], max_new_tokens: int, temperature: float, top_p: float, seed: int
 ) -> Iterator[int]:
-    """Yield new tokens until the end token or `max_new_tokens`.
+    """Yield new tokens until one of the end tokens or `max_new_tokens`.
 
     When the context is full, the last half of it starts a new one: one prefill for every half context, and the cache
     in between.
     """
     context = model.config.max_position_embeddings
-    special = [model.config.bos_token_id, model.config.pad_token_id]
-    never = torch.tensor([token for token in special if token is not None], dtype=torch.long)
+    end = model.config.eos_token_id
+    ends = set(end) if isinstance(end, list) else {end}
+    # The end token of a converted GPT-2 is its first token too, and has to be drawn.
+    special = {model.config.bos_token_id, model.config.pad_token_id} - ends - {None}
+    never = torch.tensor(sorted(special), dtype=torch.long)
     generator = torch.Generator().manual_seed(seed)
     window = list(prompt_ids)
     unread = None  # what the cache has not seen; None starts a new cache
@@ -71,7 +84,7 @@ def stream_tokens(
         logits = outputs.logits[0, -1:].float().cpu()  # (1, vocab)
         logits[:, never] = -torch.inf
         token = choose(logits, temperature, top_p, generator)
-        if token == model.config.eos_token_id:
+        if token in ends:
             return
         yield token
         window.append(token)
@@ -86,3 +99,84 @@ def choose(logits: torch.Tensor, temperature: float, top_p: float, generator: to
     if top_p < 1:
         logits = TopPLogitsWarper(top_p)(None, logits)
     return int(torch.multinomial(logits.softmax(-1), 1, generator=generator))
+
+
+def write_passage(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    source: str,
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float,
+    seed: int,
+) -> str:
+    """What an encoder-decoder writes for a source, of which it reads the last tokens that fit its context."""
+    context = model.config.max_position_embeddings
+    ids = tokenizer(source, add_special_tokens=False, return_tensors="pt")["input_ids"][:, -context:].to(model.device)
+    how = {"do_sample": True, "temperature": temperature, "top_p": top_p} if temperature else {"do_sample": False}
+    torch.manual_seed(seed)
+    written = model.generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=min(max_new_tokens, context - 1), **how
+    )
+    return tokenizer.decode(written[0], skip_special_tokens=True)
+
+
+def check_arguments(arguments: argparse.Namespace) -> None:
+    """Refuse values that no text can be written with.
+
+    Raises:
+        UserError: all that is wrong with them.
+    """
+    rules = {
+        "--temperature": (0 <= arguments.temperature < float("inf"), "must be 0 or more"),
+        "--top-p": (0 < arguments.top_p <= 1, "must be above 0 and at most 1"),
+        "--length": (arguments.length >= 1, "must be at least 1"),
+        "--number": (arguments.number >= 1, "must be at least 1"),
+        "the prompt": (bool(arguments.prompt), "must have at least one character"),
+    }
+    if wrong := [f"{name} {rule}" for name, (kept, rule) in rules.items() if not kept]:
+        raise UserError("; ".join(wrong) + ".")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", help="a checkpoint's folder or Hub id")
+    parser.add_argument("prompt", help="what the text begins with; - reads it from the standard input")
+    parser.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest (default %(default)s)")
+    parser.add_argument("--top-p", type=float, default=0.95, help="share of the likeliest (default %(default)s)")
+    parser.add_argument("--length", type=int, default=256, help="tokens, at most, of a text (default %(default)s)")
+    parser.add_argument("--number", type=int, default=1, help="texts to write (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="of the first text; others count on (default %(default)s)")
+    parser.add_argument("--device", default="auto", help="such as cpu, cuda or mps (default %(default)s)")
+    arguments = parser.parse_args()
+    if arguments.prompt == "-":
+        arguments.prompt = sys.stdin.read().removesuffix("\n")
+    check_arguments(arguments)
+
+    from training.checkpoints import load_trained
+
+    disable_progress_bar()
+    tokenizer, model = load_trained(arguments.checkpoint)
+    if not (model.config.is_causal or model.config.is_encoder_decoder):
+        raise UserError(f"{arguments.checkpoint} is an encoder, which fills gaps and writes no text; give a decoder.")
+    try:
+        device = arguments.device if arguments.device != "auto" else torch.accelerator.current_accelerator() or "cpu"
+        model = model.to(device).eval()
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {arguments.device} cannot be used: {str(error).splitlines()[0]}") from None
+    show = printable if sys.stdout.isatty() else str
+    for number in range(arguments.number):
+        how = (arguments.prompt, arguments.length, arguments.temperature, arguments.top_p, arguments.seed + number)
+        if number:
+            print("\n---\n")
+        if model.config.is_encoder_decoder:
+            print(show(write_passage(model, tokenizer, *how)))
+            continue
+        print(show(arguments.prompt), end="", flush=True)
+        for piece in stream_text(model, tokenizer, *how):
+            print(show(piece), end="", flush=True)
+        print()
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -11,11 +11,27 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from training.command import UserError
+from training.command import UserError, in_one_line
 
 COMPILERS = (os.environ.get("CXX", "g++"), "g++", "clang++", "c++")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # numbers of malloc.h
 SHORT = 512  # tokens, up to which all attention scores of a batch fit a processor's caches
+
+
+def choose_device(asked: str | None) -> torch.device:
+    """The device that was asked for, or the machine's accelerator, or the CPU where there is none.
+
+    Raises:
+        UserError: this machine has no such device.
+    """
+    if asked is None:
+        return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    try:
+        return torch.empty(0, device=asked).device
+    except (RuntimeError, AssertionError) as error:  # torch asserts where it was built without the device
+        raise UserError(
+            f"--device {asked} cannot be used here ({in_one_line(error)[:100]}); try --device cpu."
+        ) from None
 
 
 def choose_kernels(model: PreTrainedModel, device: torch.device, context: int) -> None:

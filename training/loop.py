@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,29 +16,46 @@ from transformers.utils.logging import disable_progress_bar
 
 from modeling.conversion import load_model
 from tokenizer import encode_text
-from training.build import build_accelerator, build_model, build_tokenizer, generation_config, model_config
+from training.build import (
+    build_accelerator,
+    build_model,
+    build_tokenizer,
+    check_start,
+    generation_config,
+    model_config,
+)
 from training.checkpoints import (
     BEST,
     list_checkpoints,
     load_checkpoint,
+    not_written,
     recover,
     save_checkpoint,
     save_model,
     save_snapshot,
     writing,
 )
+from training.command import UserError, printable
 from training.corpora import load_corpus
 from training.data import IGNORED, TASKS, Copy, Windows, encode, mask_spans
 from training.evaluate import expert_load, score_copies, validation_loss
 from training.generate import stream_text
+from training.interrupts import Interruption
 from training.kernels import choose_kernels, compiled
 from training.optimizers import build_optimizers, learning_rate_share
-from training.overlap import check_run, trained_on
+from training.overlap import check_run
 from training.recipe import Recipe
 from training.record import RunRecord, open_run
+from training.sharded import load_weights
 from training.stream import Stream, load_stream
 
+STOPPING = "\nstopping: a checkpoint follows within {} steps; interrupt again to end at once\n"
+PATIENCE, MANY_EPOCHS = 3, 20  # scores without a better one, after which a run ends that reads its text so often
 LARGE_VOCABULARY = 8192  # tokens, from which on the logits of a batch take more memory than they save time
+
+
+class Diverged(UserError):
+    """The loss of a run is no longer a number."""
 
 
 def train(recipe: Recipe, output: Path, overwrite: bool = False, dry_run: bool = False) -> None:
@@ -45,6 +63,7 @@ def train(recipe: Recipe, output: Path, overwrite: bool = False, dry_run: bool =
 
     Raises:
         UserError: the recipe, the corpus or the folder cannot be used, with the reason.
+        Diverged: the loss is no longer a number.
     """
     disable_progress_bar()  # saving has one of its own, which would break ours
     logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)  # it warns of tied weights at every checkpoint
@@ -56,55 +75,77 @@ def train(recipe: Recipe, output: Path, overwrite: bool = False, dry_run: bool =
     precision = torch.get_float32_matmul_precision()
     try:
         run_to_end(run)
+    except OSError as error:
+        raise not_written(output, error) from error
     finally:
+        run.close()
         torch.set_float32_matmul_precision(precision)  # which start() may have changed for the whole process
 
 
 def run_to_end(run: "Run") -> None:
-    """All steps that are left, with what is scored, shown and saved between them."""
+    """All steps that are left, with what is scored, shown and saved between them.
+
+    Raises:
+        Diverged: the loss is no longer a number.
+        KeyboardInterrupt: a signal asked for it; a checkpoint was written first.
+    """
     run.start()
     recipe, record = run.recipe, run.record
     if record.step == 0:
         run.evaluate()
     bar = tqdm(total=recipe.steps, initial=record.step, unit="step", disable=not run.main)
-    losses, measured_from = [], time.perf_counter()
-    while record.step < recipe.steps and not record.out_of_patience():
-        losses.append(run.step())
-        bar.update()
-        last = record.step == recipe.steps
-        evaluation = last or record.step % recipe.evaluate_every == 0 or record.step in recipe.snapshots
-        checkpoint = last or record.step % recipe.checkpoint_every == 0
-        if evaluation or checkpoint or record.step % recipe.log_every == 0:
-            # Reading a loss waits for the device, so it is done here and not in every step.
-            loss = float(run.accelerator.reduce(torch.stack(losses).mean(), "mean")) * run.tokens_per_character
-            speed = record.log_training(loss, len(losses), time.perf_counter() - measured_from)
-            bar.set_postfix_str(f"loss {loss:.3f}, {speed:,.0f} tokens/s")
-            losses = []
-            if evaluation:
-                run.evaluate()
-            if checkpoint:
-                save_checkpoint(run.output, run.accelerator, record.state(), recipe.keep_checkpoints)
-            measured_from = time.perf_counter()  # evaluating and saving are not training time
+    losses, measured_from, stop = [], time.perf_counter(), False
+    with Interruption(STOPPING.format(recipe.log_every) if run.main else "") as interruption:
+        while record.step < recipe.steps and not record.out_of_patience() and not stop:
+            losses.append(run.step())
+            bar.update()
+            last = record.step == recipe.steps
+            evaluation = last or record.step % recipe.evaluate_every == 0 or record.step in recipe.snapshots
+            checkpoint = last or record.step % recipe.checkpoint_every == 0
+            if evaluation or checkpoint or record.step % recipe.log_every == 0:
+                # Reading a loss waits for the device, so it is done here and not in every step.
+                loss, stop = run.agree(losses, interruption.asked)
+                speed = record.log_training(loss, len(losses), time.perf_counter() - measured_from)
+                bar.set_postfix_str(f"loss {loss:.3f}, {speed:,.0f} tokens/s")
+                losses = []
+                if evaluation:
+                    run.evaluate()
+                if checkpoint or stop:
+                    save_checkpoint(run.output, run.accelerator, record.state(), recipe.keep_checkpoints)
+                measured_from = time.perf_counter()  # evaluating and saving are not training time
     bar.close()
+    if stop:
+        raise KeyboardInterrupt
     run.score_whole()
     record.finish()
-    run.close()
+
+
+def disconnect() -> None:
+    """Leave the other processes. Runs that follow one another share one connection, so this comes after the last.
+
+    No model may be left: DDP's last reference to the group would free it with Python's lock held, and wait for a thread
+    of gloo that waits for this lock.
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 class Run:
     """What a run is made of: the corpus as batches, the model, the optimizers, and the record of how it went."""
 
-    def __init__(self, recipe: Recipe, output: Path, overwrite: bool = False):
+    def __init__(self, recipe: Recipe, output: Path, overwrite: bool = False, looked_through: bool = False):
+        """With `looked_through` the corpus is not searched for what it shares with its validation split."""
+        check_start(recipe)
         model_config(recipe, vocab_size=1)  # refuses a wrong preset or field before the corpus is loaded
         self.recipe, self.output = recipe, output
         self.accelerator = build_accelerator(recipe, output)
         self.main = self.accelerator.is_main_process
         if recipe.stream:
-            self.corpus, earlier = load_stream(recipe), trained_on(recipe.start_from)
+            corpus = load_stream(recipe)
         else:
             corpus = load_corpus(recipe.corpus, recipe.accept_changed_corpus, recipe.text_column)
-            resumed = bool(list_checkpoints(output)) and not overwrite
-            self.corpus, earlier = check_run(recipe, corpus, self.accelerator.print, resumed)
+        resumed = looked_through or (bool(list_checkpoints(output)) and not overwrite)
+        self.corpus, earlier = check_run(recipe, corpus, self.accelerator.print, resumed)
         self.tokenizer = build_tokenizer(recipe, self.corpus.train)
         self.batches = self.build_batches()
         set_seed(recipe.seed)
@@ -123,7 +164,11 @@ class Run:
             self.model.generation_config = generation_config(config)
         if recipe.task != "next_token":
             self.tokenizer.padding_side = "right"  # what an encoder reads begins at its first position
-        self.record = RunRecord(output, recipe, self.corpus, earlier, self.model, self.accelerator)
+        self.epochs = recipe.steps * recipe.batch_size / getattr(self.batches, "windows", math.inf)
+        patience = recipe.patience
+        if patience is None:
+            patience = PATIENCE if self.epochs > MANY_EPOCHS else 0
+        self.record = RunRecord(output, recipe, patience, self.corpus, earlier, self.model, self.accelerator)
 
     def build_batches(self) -> Stream | Windows | Copy:
         """The training split as batches, one a step."""
@@ -140,8 +185,11 @@ class Run:
         recipe, accelerator = self.recipe, self.accelerator
         tokens = recipe.steps * recipe.batch_size * recipe.context
         expected = "" if recipe.expected_loss is None else f"; expect a validation loss near {recipe.expected_loss:.2f}"
+        if recipe.patience is None and self.record.patience:
+            often = f"it reads the text {self.epochs:.0f} times"
+            expected += f"\n{often}, and ends early after {PATIENCE} scores without a better one"
         return (
-            f"{recipe.preset}, {self.model.num_parameters():,} parameters, on {self.corpus.name} "
+            f"{recipe.start_from or recipe.preset}, {self.model.num_parameters():,} parameters, on {self.corpus.name} "
             f"({self.corpus.size}, {len(self.tokenizer)} tokens in the vocabulary)\n"
             f"{recipe.steps:,} steps of {recipe.batch_size} x {recipe.context} tokens ({tokens:,} in all) on "
             f"{accelerator.num_processes} x {accelerator.device.type}, precision {accelerator.mixed_precision}"
@@ -204,15 +252,35 @@ class Run:
         self.record.step += 1
         return torch.stack(losses).mean()
 
-    def close(self) -> None:
-        """Let go of the model and leave the other processes.
+    def agree(self, losses: list[torch.Tensor], asked: bool) -> tuple[float, bool]:
+        """The mean of some steps' losses in nats per character, and whether any process was asked to stop.
 
-        In this order: DDP's last reference to their group would free it with Python's lock held, and wait for a thread
-        of gloo that waits for this lock.
+        Raises:
+            Diverged: the mean is not a number.
         """
+        own = torch.stack([torch.stack(losses).mean(), losses[0].new_tensor(float(asked))])
+        loss, stop = self.accelerator.reduce(own, "mean").tolist()
+        return self.check(loss * self.tokens_per_character), stop > 0
+
+    def check(self, loss: float) -> float:
+        """The same loss, if it is a number."""
+        if math.isfinite(loss):
+            return loss
+        recipe = self.recipe
+        rates = f"learning_rate {recipe.learning_rate:g}"
+        if recipe.optimizer == "muon":
+            rates += f", matrix_learning_rate {recipe.matrix_learning_rate:g}"
+        raise Diverged(
+            f"training has diverged: the loss is {loss} at step {self.record.step:,}; lower the rates ({rates}), or "
+            "give more warmup_steps, with --overwrite or another --output."
+        )
+
+    def close(self) -> None:
+        """Let go of the model and end the trackers."""
         self.model = self.forward = self.scored = self.average = self.optimizers = None
         self.accelerator.free_memory()
-        self.accelerator.end_training()
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
 
     def update(self) -> None:
         """Let the optimizers take their step, once all parts of the batch have given their gradients."""
@@ -246,20 +314,23 @@ class Run:
     def evaluate(self) -> None:
         """Score the validation split, show a sample, and keep the model if it is the best so far."""
         model, record, recipe = self.scored, self.record, self.recipe
+        validation = self.corpus.validation[: recipe.validation_characters]
         model.eval()
         scores = {}
         if recipe.task == "copy":
             loss, scores["exact_match"] = score_copies(model, self.batches)
         else:
-            loss = self.score(model, self.corpus.validation[: recipe.validation_characters])
+            loss = self.score(model, validation)
+        self.check(loss)
         if model.config.feed_forward_type == "moe":
-            shares = expert_load(model, self.tokenizer, self.corpus.validation)
+            shares = expert_load(model, self.tokenizer, validation)
             scores["busiest_expert"] = float(shares.max())
         sample = self.write_sample(model) if self.main or self.sharded else ""
         if self.main:
             more = "".join(f", {name.replace('_', ' ')} {value:.1%}" for name, value in scores.items())
             tqdm.write(
-                f"\nstep {record.step:,}: validation loss {loss:.4f} nats per character{more}\n{sample.strip()}\n"
+                f"\nstep {record.step:,}: validation loss {loss:.4f} nats per character{more}\n"
+                f"{printable(sample.strip())}\n"
             )
         better, snapshot = record.log_evaluation(loss, sample, **scores), record.step in recipe.snapshots
         weights = self.accelerator.get_state_dict(self.model) if self.sharded and (better or snapshot) else None
@@ -282,8 +353,12 @@ class Run:
         if recipe.validation_characters is None or recipe.validation_characters >= len(validation):
             return
         self.accelerator.wait_for_everyone()  # the main process may still be writing it
-        best = load_model(self.output / BEST).to(self.accelerator.device)
-        choose_kernels(best, self.accelerator.device, recipe.context)
+        if self.accelerator.distributed_type == DistributedType.FSDP:
+            load_weights(self.model, load_model(self.output / BEST).state_dict() if self.main else {})
+            best = self.scored
+        else:
+            best = load_model(self.output / BEST).to(self.accelerator.device)
+            choose_kernels(best, self.accelerator.device, recipe.context)
         self.record.best_scores["partial_validation_loss"] = self.record.best_loss
         self.record.best_loss = self.score(best, validation)
 

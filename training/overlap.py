@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from training.checkpoints import record_path
+from modeling.hub import find_file
+from training.checkpoints import RECORD, record_path
 from training.command import UserError, run_command
 from training.corpora import NAMES, Corpus, load_corpus
 from training.recipe import Recipe
@@ -132,7 +133,8 @@ def check_run(
         corpus = dataclasses.replace(corpus, training_text=left)
     earlier = trained_on(recipe.start_from)
     if not resumed:
-        compare_with_itself(corpus, say)
+        if not recipe.stream:  # the training split of a stream is larger than memory
+            compare_with_itself(corpus, say)
         for stage in earlier:
             compare_with_stage(recipe, corpus, stage, say)
     return corpus, earlier
@@ -151,6 +153,12 @@ def compare_with_itself(corpus: Corpus, say: Callable[[str], None]) -> None:
 
 def compare_with_stage(recipe: Recipe, corpus: Corpus, stage: dict, say: Callable[[str], None]) -> None:
     """Look whether a stage before, one of [`trained_on`], has trained on a corpus' validation split."""
+    if stage["name"] is None:
+        say(
+            f"nothing is known of what {stage['checkpoint']} was trained on (no {RECORD} was found): "
+            "the validation split may be among it, and the loss too good"
+        )
+        return
     try:
         before = load_corpus(stage["name"], recipe.accept_changed_corpus, recipe.text_column)
     except UserError:
@@ -166,17 +174,41 @@ def compare_with_stage(recipe: Recipe, corpus: Corpus, stage: dict, say: Callabl
 
 
 def trained_on(checkpoint: str | None) -> list[dict]:
-    """The corpora that a checkpoint has seen, first to last, from the run record beside it.
+    """The corpora that a checkpoint has seen, first to last, from the run record beside it or on the Hub.
 
     Each is a `name` and a `sha256`, with `overlap_removed` where its training left out what its validation split has.
+    Where nothing is known these are `None`, and `checkpoint` says of which one.
     """
-    if not checkpoint or (path := record_path(Path(checkpoint))) is None:
+    if not checkpoint:
         return []
-    record = json.loads(path.read_text(encoding="utf-8"))
+    record = find_record(checkpoint)
+    if record is None:
+        return [unknown(checkpoint)]
     last = {"name": record["recipe"]["corpus"], "sha256": record["corpus"]["sha256"]}
     if record["recipe"].get("remove_overlap"):
         last["overlap_removed"] = True
-    return [*record.get("trained_on_before", []), last]
+    return [*stages_before(record), last]
+
+
+def stages_before(record: dict) -> list[dict]:
+    """What came before a run, as [`trained_on`] gives it, by its record."""
+    start = record["recipe"].get("start_from")
+    # Records of earlier versions left it empty where nothing was known.
+    return record.get("trained_on_before") or ([unknown(start)] if start else [])
+
+
+def unknown(checkpoint: str) -> dict:
+    return {"name": None, "sha256": None, "checkpoint": str(checkpoint)}
+
+
+def find_record(checkpoint: str) -> dict | None:
+    """The run record in or beside a checkpoint, or in its repository on the Hub, if there is one."""
+    path = record_path(Path(checkpoint)) or find_file(checkpoint, RECORD)
+    try:
+        record = json.loads(path.read_text(encoding="utf-8")) if path else {}
+    except ValueError:
+        return None
+    return record if {"recipe", "corpus"} <= record.keys() else None
 
 
 def main() -> None:

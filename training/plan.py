@@ -99,7 +99,7 @@ def measure(recipe: Recipe, steps: int = 8) -> tuple[int, float]:
     from training.loop import Run
 
     with tempfile.TemporaryDirectory() as folder:
-        run = Run(recipe, Path(folder))
+        run = Run(recipe, Path(folder), looked_through=True)
         run.start()
         times = []
         for _ in range(steps + 2):

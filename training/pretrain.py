@@ -5,13 +5,15 @@
     accelerate launch -m training.pretrain --recipe oz-modern          # CPU, one GPU or many, as Accelerate is set up
     python -m training.pretrain --recipe poetry-gpt --corpus my.txt --steps 500 --output runs/mine
 
-A run that was stopped, however it was, goes on from its last checkpoint when the same command is given again.
+A run that was stopped, however it was, goes on from its last checkpoint when the same command is given again; Ctrl-C
+writes one first. The same command with more --steps makes a run longer, also a finished one.
 """
 
 import argparse
 from pathlib import Path
 
-from training.command import UserError, run_command
+from training.command import GOES_ON, let_others_work, run_command
+from training.inputs import check_inputs
 from training.recipe import add_recipe_options, load_recipe, overrides_from_arguments
 
 
@@ -26,18 +28,15 @@ def main() -> None:
     add_recipe_options(parser)
     arguments, others = parser.parse_known_args()
     recipe = load_recipe(arguments.recipe, overrides_from_arguments(arguments, others))
+    check_inputs(recipe)
+    let_others_work()
 
-    from training.loop import train  # torch takes seconds, which a refused recipe should not wait for
+    from training.loop import disconnect, train  # torch takes seconds, which a refused recipe should not wait for
 
     output = arguments.output or Path("runs") / Path(arguments.recipe).stem
-    try:
-        train(recipe, output, overwrite=arguments.overwrite, dry_run=arguments.dry_run)
-    except OSError as error:
-        raise UserError(
-            f"{output} could not be written ({error}); free some space, or give another --output, and run the same "
-            "command again. What was saved before is whole."
-        ) from error
+    train(recipe, output, overwrite=arguments.overwrite, dry_run=arguments.dry_run)
+    disconnect()
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, GOES_ON)

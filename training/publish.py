@@ -25,9 +25,13 @@ from huggingface_hub.errors import HfHubHTTPError
 from transformers.utils.logging import disable_progress_bar
 
 from modeling.conversion import load_model
+from modeling.hub import find_file
+from modeling.sentencepiece_model import is_character_level
 from modeling.verify import as_table, certify
 from training.checkpoints import METRICS, RECORD, SNAPSHOTS, load_trained, record_path, save_model, writing
 from training.command import UserError, in_one_line, run_command
+from training.overlap import find_record, stages_before
+from training.results import changes
 
 PROJECT = Path(__file__).parent.parent
 CARD = Path(__file__).with_name("model_card.md")
@@ -64,13 +68,13 @@ main()
 """
 
 
-def prepare_model(checkpoint: Path, folder: Path, name: str, half: bool, license: str = "apache-2.0") -> None:
+def prepare_model(checkpoint: Path, folder: Path, name: str, half: bool, license: str | None = None) -> None:
     """Write the folder of a model repository: weights, tokenizer, code, run record and model card.
 
     Args:
         name: how the card calls the model: its Hub id, or a folder.
         half: store the weights in half precision.
-        license: of the weights, by the Hub's name for it.
+        license: of the weights, by the Hub's name for it; by default what [`license_of`] finds.
 
     Raises:
         UserError: the checkpoint or its run record is missing or damaged, or what was written cannot be loaded.
@@ -88,7 +92,9 @@ def prepare_model(checkpoint: Path, folder: Path, name: str, half: bool, license
         saved = load_model(unfinished)
         auto_class = next(name for name in saved.config.auto_map if name.startswith("AutoModelFor"))
         certificate = as_table(certify(saved, tokenizer))
-        model_card(record, name, license, auto_class, certificate).save(unfinished / "README.md")
+        level = "character-level" if is_character_level(tokenizer) else None
+        license = license or license_of(record)
+        model_card(record, name, license, auto_class, certificate, level).save(unfinished / "README.md")
         try_in_fresh_process(TRY_MODEL.format(auto_class=auto_class), unfinished, cwd=None)
 
 
@@ -107,7 +113,23 @@ def copy_records(run: Path, folder: Path) -> None:
         shutil.copytree(run / SNAPSHOTS, folder / SNAPSHOTS)
 
 
-def model_card(record: dict, name: str, license: str, auto_class: str, certificate: str) -> ModelCard:
+def license_of(record: dict) -> str | None:
+    """The licence of a run's weights: the project's own, or what the checkpoint that it started from is under.
+
+    It is never guessed: `None` where that checkpoint says nothing.
+    """
+    start = record["recipe"].get("start_from")
+    if not start:
+        return "apache-2.0"
+    if card := find_file(start, "README.md"):
+        return (metadata_load(card) or {}).get("license")
+    base = find_record(start)
+    return license_of(base) if base else None
+
+
+def model_card(
+    record: dict, name: str, license: str | None, auto_class: str, certificate: str, level: str | None
+) -> ModelCard:
     """The card of a model, from its run's own record, the class that loads it and the table of `modeling.verify`."""
     recipe, corpus = record["recipe"], record["corpus"]
     validation = f"{corpus['validation_characters']:,}"
@@ -117,13 +139,15 @@ def model_card(record: dict, name: str, license: str, auto_class: str, certifica
     else:
         size = f"{corpus['characters']:,} characters"
         split = f"the first 90% of the characters train, the last 10% ({validation}) validate"
-    level = [] if recipe.get("tokenizer") == "bpe" else ["character-level"]
-    earlier = ", ".join(f"`{stage['name']}`" for stage in record.get("trained_on_before", []))
+    earlier = ", ".join(
+        f"`{stage['name']}`" if stage["name"] else f"what `{stage['checkpoint']}` has read, of which nothing is known"
+        for stage in stages_before(record)
+    )
     data = ModelCardData(
         license=license,
         library_name="transformers",
         pipeline_tag="fill-mask" if auto_class == "AutoModelForMaskedLM" else "text-generation",
-        tags=["ozymandias", *level, "from-scratch", "custom_code"],
+        tags=["ozymandias", *([level] if level else []), "from-scratch", "custom_code"],
     )
     return ModelCard.from_template(
         data,
@@ -132,6 +156,8 @@ def model_card(record: dict, name: str, license: str, auto_class: str, certifica
         license=license,
         auto_class=auto_class,
         preset=recipe["preset"],
+        start=recipe.get("start_from"),
+        changes=changes(recipe["model"]),
         task=DOES[recipe.get("task", "next_token")],
         unit="character in a gap" if recipe.get("task") == "masked" else "character",
         context=recipe["context"],
@@ -240,7 +266,9 @@ def main() -> None:
     parser.add_argument("--repo", metavar="USER/NAME", help="the model repository")
     parser.add_argument("--space", metavar="USER/NAME", help="the Space that serves it")
     parser.add_argument("--private", action="store_true", help="make new repositories private (default: public)")
-    parser.add_argument("--license", default="apache-2.0", help="licence of the weights (default %(default)s)")
+    parser.add_argument(
+        "--license", help="licence of the weights (default: that of the checkpoint they began as, else apache-2.0)"
+    )
     parser.add_argument("--half", action="store_true", help="store the weights in half precision (default: as trained)")
     parser.add_argument(
         "--prepare", type=Path, metavar="FOLDER", help="write the model's folder there and send nothing"

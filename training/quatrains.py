@@ -47,15 +47,19 @@ def request(form: str, subject: str) -> str:
 def main() -> None:
     from training.checkpoints import load_trained
     from training.generate import stream_text
+    from training.kernels import choose_device
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", help="a checkpoint's folder or Hub id")
     parser.add_argument("--samples", type=int, default=200, help="quatrains to write (default %(default)s)")
     parser.add_argument("--temperature", type=float, default=0.8, help="default %(default)s")
     parser.add_argument("--seed", type=int, default=1, help="default %(default)s")
+    parser.add_argument("--device", help="cpu, cuda, mps ... (default: the accelerator, where there is one)")
     parser.add_argument("--show", action="store_true", help="print those that have not the form")
     arguments = parser.parse_args()
+    device = choose_device(arguments.device)
     tokenizer, model = load_trained(arguments.checkpoint)
+    model.to(device)
     # Each sample may go on for three times as long as it should, so that a poem with more lines is seen as one.
     draw, kept = random.Random(arguments.seed), {name: 0 for name in FORMS}
     asked = [(list(FORMS)[number % len(FORMS)], draw.choice(SUBJECTS)) for number in range(arguments.samples)]

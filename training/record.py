@@ -17,47 +17,83 @@ from accelerate import Accelerator
 from accelerate import __version__ as accelerate_version
 from transformers import PreTrainedModel
 
-from training.checkpoints import BEST, METRICS, RECORD, UNFINISHED
+from training.checkpoints import BEST, METRICS, RECORD, SNAPSHOTS, UNFINISHED, list_checkpoints
 from training.command import UserError
 from training.corpora import Corpus
 from training.optimizers import learning_rate_share
-from training.recipe import Recipe
+from training.recipe import SAME_LOSSES, Recipe
 from training.stream import StreamedCorpus
 
 RECIPE, CURVE = "recipe.yaml", "loss.png"
-DESCRIPTIVE = ("about", "expected_loss", "expected_sample", "trackers")  # a run may go on with others of these
+OVERFITTED = 0.02  # nats per character above the best, more than a loss wavers by
 
 
 def open_run(folder: Path, recipe: Recipe, corpus: Corpus | StreamedCorpus, overwrite: bool) -> bool:
     """Make the folder of a run, or find an earlier run there. Returns whether that one is finished already.
 
+    A run goes on with more steps, and with other values of the fields that leave the losses as they are. A run that
+    has taken no step is begun anew.
+
     Raises:
         UserError: the folder cannot be written, is not a run's, or holds a run of another recipe or another text.
     """
-    resolved = dataclasses.asdict(recipe)
+    resolved = yaml.safe_dump(dataclasses.asdict(recipe), sort_keys=False, allow_unicode=True)
     try:
         if (folder / RECIPE).exists() and overwrite:
             shutil.rmtree(folder)
-        if not (folder / RECIPE).exists():
-            if folder.exists() and any(folder.iterdir()):
-                raise UserError(f"{folder} is not empty and holds no run; give another --output.")
-            folder.mkdir(parents=True, exist_ok=True)
-            write_text(folder / RECIPE, yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
-            return False
+        if not (folder / RECIPE).exists() and folder.exists() and any(folder.iterdir()):
+            raise UserError(f"{folder} is not empty and holds no run; give another --output.")
+        new = not has_taken_steps(folder)
+        finished = not new and check_earlier(folder, recipe, corpus)
+        if new:
+            shutil.rmtree(folder / SNAPSHOTS, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        if not finished:
+            write_text(folder / RECIPE, resolved)
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror}); give another --output.") from None
+    if finished:
+        print(f"this run is finished: {folder / BEST}; give --overwrite to train it anew, or another --output")
+    return finished
+
+
+def has_taken_steps(folder: Path) -> bool:
+    """Whether a run's folder tells of any step beyond the score at step 0."""
+    return bool(list_checkpoints(folder)) or any(line["step"] for line in read_metrics(folder))
+
+
+def check_earlier(folder: Path, recipe: Recipe, corpus: Corpus | StreamedCorpus) -> bool:
+    """Whether the run in the folder is finished, once it is certain that this recipe may go on with it.
+
+    Raises:
+        UserError: it may not, with every field that stands in the way.
+    """
+    here = dataclasses.asdict(recipe)
     # A field that is newer than the run had its default's effect.
-    earlier = dataclasses.asdict(Recipe()) | yaml.safe_load((folder / RECIPE).read_text(encoding="utf-8"))
-    changed = [name for name in resolved if name not in DESCRIPTIVE and resolved[name] != earlier.get(name)]
-    if changed:
-        what = ", ".join(f"{name} ({earlier.get(name)!r} there, {resolved[name]!r} here)" for name in changed)
-        raise UserError(f"{folder} holds a run with another {what}; give another --output, or --overwrite to drop it.")
+    there = dataclasses.asdict(Recipe()) | yaml.safe_load((folder / RECIPE).read_text(encoding="utf-8"))
+    changed = [name for name in here if here[name] != there.get(name)]
+    wrong = [
+        f"{name} ({there.get(name)!r} there, {here[name]!r} here)"
+        for name in changed
+        if name not in SAME_LOSSES and not (name == "steps" and here["steps"] > there["steps"])
+    ]
+    if wrong:
+        raise UserError(
+            f"{folder} holds a run with another {', '.join(wrong)}, which would change its losses from here on; "
+            "give another --output, or --overwrite to drop it."
+        )
     record = json.loads((folder / RECORD).read_text(encoding="utf-8")) if (folder / RECORD).exists() else {}
     if record and record["corpus"]["sha256"] != corpus.sha256:
         raise UserError(f"the text of '{recipe.corpus}' has changed since {folder} was begun; give another --output.")
-    if record.get("finished"):
-        print(f"this run is finished: {folder / BEST}; give --overwrite to train it anew, or another --output")
-    return bool(record.get("finished"))
+    goes_on = record.get("steps", 0) < recipe.steps and {"steps", "patience"} & set(changed)
+    return bool(record.get("finished")) and not goes_on
+
+
+def read_metrics(folder: Path) -> list[dict]:
+    """The whole lines of a run's `metrics.jsonl`; a kill may have left half of one at the end."""
+    path = folder / METRICS
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]
 
 
 def write_text(path: Path, text: str) -> None:
@@ -81,6 +117,7 @@ class Progress:
     best_sample: str = ""
     best_scores: dict = dataclasses.field(default_factory=dict)
     evaluations_since_best: int = 0
+    schedules: list = dataclasses.field(default_factory=list)  # from which step on, the schedule of how many steps
 
 
 class RunRecord(Progress):
@@ -90,13 +127,14 @@ class RunRecord(Progress):
         self,
         folder: Path,
         recipe: Recipe,
+        patience: int,
         corpus: Corpus | StreamedCorpus,
         earlier: list[dict],
         model: PreTrainedModel,
         accelerator: Accelerator,
     ):
         super().__init__()
-        self.folder, self.recipe, self.accelerator = folder, recipe, accelerator
+        self.folder, self.recipe, self.patience, self.accelerator = folder, recipe, patience, accelerator
         self.corpus, self.earlier = corpus.figures(), earlier
         self.parameters, self.vocabulary = model.num_parameters(), model.config.vocab_size
 
@@ -107,13 +145,20 @@ class RunRecord(Progress):
     def resume(self, state: dict | None) -> None:
         """Go on from a checkpoint's state, or from the beginning; what was measured after it will be measured again."""
         vars(self).update(state or {})
-        metrics = self.folder / METRICS
-        if not self.accelerator.is_main_process or not metrics.exists():
+        if not self.schedules or self.schedules[-1]["steps"] != self.recipe.steps:
+            self.schedules.append({"from_step": self.step, "steps": self.recipe.steps})
+        if not self.accelerator.is_main_process or not (self.folder / METRICS).exists():
             return
-        lines = [line for line in metrics.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-        lines = [line for line in lines if state and json.loads(line)["step"] <= self.step]
-        write_text(metrics, "".join(line + "\n" for line in lines))
-        print(f"going on from step {self.step:,}")
+        lines = [line for line in read_metrics(self.folder) if state and line["step"] <= self.step]
+        write_text(self.folder / METRICS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        if state:
+            print(f"going on from step {self.step:,}")
+        if len(self.schedules) > 1:
+            begun = " and ".join(f"{schedule['steps']:,}" for schedule in self.schedules[:-1])
+            print(
+                f"from step {self.schedules[-1]['from_step']:,} on the learning rate is that of {self.recipe.steps:,} "
+                f"steps; before, it was that of {begun}"
+            )
 
     @property
     def tokens(self) -> int:
@@ -149,8 +194,8 @@ class RunRecord(Progress):
         self.accelerator.log(numbers, step=self.step)
 
     def out_of_patience(self) -> bool:
-        """Whether the recipe's `patience` is over: that many scores have passed without a better one."""
-        return 0 < self.recipe.patience <= self.evaluations_since_best
+        """Whether `patience` scores have passed without a better one."""
+        return 0 < self.patience <= self.evaluations_since_best
 
     def finish(self) -> None:
         """Mark the run as finished, and say what came of it."""
@@ -160,6 +205,13 @@ class RunRecord(Progress):
                 f"best validation loss {self.best_loss:.4f} nats per character at step {self.best_step:,}, "
                 f"{self.seconds:,.0f} s of training: {self.folder / BEST}"
             )
+            best = self.best_scores.get("partial_validation_loss", self.best_loss)  # scored on the same characters
+            if self.last_loss > best + OVERFITTED:
+                print(
+                    f"since then it has risen to {self.last_loss:.4f} at step {self.step:,}: the model was learning "
+                    "the text by heart. For a lower loss give more text, begin with a trained checkpoint (--start_from "
+                    "space/checkpoints/english), or add dropout (--model.hidden_dropout 0.2)"
+                )
 
     def save(self, finished: bool = False) -> None:
         """Write `run.json` and `loss.png`."""
@@ -167,12 +219,14 @@ class RunRecord(Progress):
             return
         record = {
             "finished": finished,
-            "recipe": dataclasses.asdict(self.recipe),
+            # A checkpoint that was started from is of no preset, whatever the recipe's default says.
+            "recipe": dataclasses.asdict(self.recipe) | ({"preset": None} if self.recipe.start_from else {}),
             "corpus": self.corpus,
             "trained_on_before": self.earlier,
             "parameters": self.parameters,
             "vocabulary": self.vocabulary,
             "steps": self.step,
+            "schedules": self.schedules,
             "tokens": self.tokens,
             "training_seconds": round(self.seconds, 2),
             "train_loss": self.train_loss,
@@ -205,7 +259,7 @@ def draw_curve(folder: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    lines = [json.loads(line) for line in (folder / METRICS).read_text(encoding="utf-8").splitlines()]
+    lines = read_metrics(folder)
     figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
     for key, label, style in (("train_loss", "training", "-"), ("validation_loss", "validation", "o-")):
         points = [(line["step"], line[key]) for line in lines if key in line]

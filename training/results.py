@@ -6,30 +6,21 @@ python -m training.results --seeds runs/a runs/b # the same, the seeds of one re
 """
 
 import argparse
+import dataclasses
 import json
 from pathlib import Path
 from statistics import mean
 
 from modeling import PRESETS
 from training.command import UserError, run_command
+from training.recipe import Recipe
 
 PROJECT = Path(__file__).parent.parent
 BEGIN, END = "<!-- results: written by python -m training.results -->", "<!-- end of results -->"
-# Runs that share these are seeds of one another; how often they were scored or saved does not matter.
-DECISIVE = (
-    "task",
-    "preset",
-    "model",
-    "context",
-    "steps",
-    "batch_size",
-    "optimizer",
-    "learning_rate",
-    "matrix_learning_rate",
-    "matrix_momentum",
-    "weight_decay",
-    "warmup_steps",
-    "decay_share",
+# Fields of a recipe that change nothing of what is trained or scored. Runs that share the others are one recipe.
+BOOK_KEEPING = (
+    *("seed", "about", "expected_loss", "expected_sample", "trackers", "log_every"),
+    *("checkpoint_every", "keep_checkpoints", "sample_prompt", "sample_length"),
 )
 SAMPLE = 70  # characters of a sample in the table
 # The order of the evolution; other runs follow by name.
@@ -44,9 +35,13 @@ def read_records(folders: list[Path]) -> list[tuple[str, dict]]:
         if not path.is_file():
             raise UserError(f"{folder} holds no run.json; give the folder of a run.")
         records.append((folder.name, json.loads(path.read_text(encoding="utf-8"))))
-    return sorted(
-        records, key=lambda r: (r[1]["corpus"]["name"] != "poetry", ORDER.index(r[1]["recipe"]["preset"]), r[0])
-    )
+
+    def place(named: tuple[str, dict]) -> tuple:
+        name, record = named
+        preset = preset_of(record).strip("`")
+        return record["corpus"]["name"] != "poetry", ORDER.index(preset) if preset in ORDER else len(ORDER), name
+
+    return sorted(records, key=place)
 
 
 def evolution() -> list[tuple[str, dict]]:
@@ -73,24 +68,44 @@ def seeds_table(records: list[tuple[str, dict]]) -> str:
     """One row for the runs that differ by their seed alone: mean, lowest and highest loss."""
     groups: dict[str, list[dict]] = {}
     for _, record in records:
-        recipe = {k: v for k, v in record["recipe"].items() if k in DECISIVE}
-        groups.setdefault(json.dumps([record["corpus"]["name"], recipe]), []).append(record)
+        groups.setdefault(json.dumps(decisive(record), sort_keys=True), []).append(record)
     rows = [
         "| corpus | preset | changed | parameters | seeds | loss, mean | lowest | highest |",
         "|---|---|---|--:|--:|--:|--:|--:|",
     ]
-    for group in groups.values():
+    recipes = [decisive(group[0])["recipe"] for group in groups.values()]
+    # Besides the model's fields, those in which the rows differ, without what other columns show.
+    varying = [name for name in recipes[0] if any(recipe[name] != recipes[0][name] for recipe in recipes)]
+    varying = [name for name in varying if name not in ("corpus", "preset", "model")]
+    for group, recipe in zip(groups.values(), recipes, strict=True):
         first, losses = group[0], [record["best_validation_loss"] for record in group]
+        changed = changes({**recipe["model"], **{name: recipe[name] for name in varying}})
         rows.append(
-            f"| {first['corpus']['name']} | `{first['recipe']['preset']}` | {changes(first['recipe']['model'])} | "
+            f"| {first['corpus']['name']} | {preset_of(first)} | {changed} | "
             f"{first['parameters']:,} | {len(group)} | "
             f"**{mean(losses):.4f}** | {min(losses):.4f} | {max(losses):.4f} |"
         )
     return "\n".join(rows)
 
 
+def decisive(record: dict) -> dict:
+    """All of a record that decides its loss, but for the seed. A field that is newer than the run had its default."""
+    recipe = dataclasses.asdict(Recipe()) | record["recipe"]
+    return {
+        "recipe": {name: value for name, value in recipe.items() if name not in BOOK_KEEPING},
+        "corpus": record["corpus"]["sha256"],
+        "trained_on_before": record.get("trained_on_before", []),
+        "mixed_precision": record.get("mixed_precision", "no"),
+    }
+
+
+def preset_of(record: dict) -> str:
+    """The preset of a run; one that started from a checkpoint has its architecture, whatever the recipe says."""
+    return "" if record["recipe"].get("start_from") else f"`{record['recipe']['preset']}`"
+
+
 def changes(fields: dict) -> str:
-    """The fields in which a model differs from its preset."""
+    """The fields in which a run differs from its preset and from the other rows."""
     return ", ".join(f"`{name}: {json.dumps(value)}`" for name, value in fields.items())
 
 

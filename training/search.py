@@ -24,6 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from training.checkpoints import load_trained
 from training.command import UserError, in_one_line, run_command
 from training.corpora import NAMES, cache_folder, load_corpus
+from training.kernels import choose_device
 
 CHECKPOINT = Path(__file__).parent.parent / "space" / "checkpoints" / "oz-encoder"
 WORD = re.compile(r"\w+")
@@ -68,8 +69,10 @@ def embed(
     vectors = []
     for start in tqdm(range(0, len(texts), 64), unit="batch", disable=not progress):
         some = texts[start : start + 64]
-        batch = tokenizer(some, padding=True, truncation=True, max_length=longest, return_tensors="pt")
-        states = encoder(batch["input_ids"], batch["attention_mask"])[0]  # (batch, length, hidden)
+        options = {"padding": True, "truncation": True, "max_length": longest, "split_special_tokens": True}
+        batch = tokenizer(some, return_tensors="pt", **options)
+        inputs = (batch[name].to(model.device) for name in ("input_ids", "attention_mask"))
+        states = encoder(*inputs)[0].cpu()  # (batch, length, hidden)
         for row, text in enumerate(some):
             ends = [(word.start(), word.end() - 1) for word in WORD.finditer(text)]
             words = [tuple(batch.char_to_token(row, place) for place in end) for end in ends]
@@ -139,12 +142,14 @@ def main() -> None:
         "--checkpoint", default=str(CHECKPOINT), help="an encoder or encoder-decoder (default %(default)s)"
     )
     parser.add_argument("--vectors", type=Path, help="the file of the vectors (default: one in the cache)")
+    parser.add_argument("--device", help="cpu, cuda, mps ... (default: the accelerator, where there is one)")
     parser.add_argument("--top", type=int, default=5, help="passages to print (default %(default)s)")
     arguments = parser.parse_args()
     if not arguments.query.strip():
         raise UserError("there is nothing to look for; give a few words.")
-    text = load_corpus(arguments.corpus).text
+    device, text = choose_device(arguments.device), load_corpus(arguments.corpus).text
     tokenizer, model = load_trained(arguments.checkpoint)
+    model.to(device)
     if not model.config.is_encoder_decoder and model.config.is_causal:
         raise UserError(f"{arguments.checkpoint} is a decoder, which sees no text whole; give an encoder.")
     places = cut_passages(text, model.config.max_position_embeddings)

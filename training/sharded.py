@@ -64,6 +64,17 @@ def load_state(folder: Path, accelerator: Accelerator) -> None:
         load_custom_state(custom, str(folder), index)
 
 
+def load_weights(model: PreTrainedModel, weights: dict[str, torch.Tensor]) -> None:
+    """Give a sharded model whole weights, of which each process takes its shard from the main one.
+
+    All processes have to call this together.
+
+    Args:
+        weights: the model's whole `state_dict` in the main process, and nothing in the others.
+    """
+    set_model_state_dict(model, weights, options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=True))
+
+
 def shell_of(model: PreTrainedModel) -> PreTrainedModel:
     """A model of the same architecture without weights, to be saved with whole ones.
 

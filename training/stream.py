@@ -3,9 +3,10 @@
 A recipe with `stream: true` names a folder or a glob of shards as its corpus. The shards are dealt out to *lanes*, and
 row `r` of a batch comes from lane `r % lanes`, whoever reads it. So 1, 2 or 4 processes see together the very same
 batches, each reads only the lanes of its own rows, and a run can go on with another number of processes. Memory holds
-one batch of documents a lane, however long the stream is.
+one batch of documents a lane, or a section of a `.txt`, however long the stream is.
 
-A row of a `.jsonl` or `.parquet` shard is a document, and so is a whole `.txt` shard; the end token follows each. The
+A row of a `.jsonl` or `.parquet` shard is a document, and so is a whole `.txt` shard; the end token follows each. A
+document has the ids that `encode_text` gives it. `.jsonl` can be compressed, as `.jsonl.gz` or `.jsonl.zst`. The
 shards are read in the order of their names, again and again: shuffle documents before they are put into shards.
 """
 
@@ -17,13 +18,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate.utils import gather_object
+from fsspec import available_compressions
 from transformers import PreTrainedTokenizerBase
 
-from tokenizer import encode_batch
+from tokenizer import encode_batch, section_end
 from training.command import UserError, in_one_line
 from training.recipe import Recipe
 
-READERS = {".txt": "text", ".jsonl": "json", ".parquet": "parquet"}
+READERS = {".txt": "text", ".jsonl": "json", ".jsonl.gz": "json", ".jsonl.zst": "json", ".parquet": "parquet"}
 ROWS = 256  # documents, or lines of a text, that are tokenised together
 MOST_LANES = 8
 VOCABULARY_CHARACTERS = 4_000_000
@@ -41,7 +43,7 @@ class StreamedCorpus:
     def __init__(self, path: str, column: str, validation_characters: int):
         self.paths, self.column = find_shards(path), column
         self.name = self.paths[0].parent.name or Path(path).stem
-        self.kind = self.paths[0].suffix
+        self.kind = kind_of(self.paths[0])
         self.held_out: dict[int, int] = {}  # of a shard, how many of its first rows
         validation = self.first_rows(validation_characters)
         if sum(len(text) for _, text in validation) < validation_characters:
@@ -92,16 +94,14 @@ class StreamedCorpus:
         """The rows of a shard as a `datasets.IterableDataset`, which can say where it is."""
         import datasets  # takes a second, which a refused recipe should not wait for
 
+        reader, path = READERS[self.kind], str(self.paths[shard])
         options = {
-            ".txt": {"keep_linebreaks": True, "chunksize": 1 << 20},
-            ".jsonl": {"chunksize": 1 << 20},
-            ".parquet": {"columns": [self.column], "batch_size": ROWS},
+            "text": {"keep_linebreaks": True, "chunksize": 1 << 20},
+            "json": {"chunksize": 1 << 20},
+            "parquet": {"columns": [self.column], "batch_size": ROWS},
         }
-        path = str(self.paths[shard])
         try:
-            rows = datasets.load_dataset(
-                READERS[self.kind], data_files=path, split="train", streaming=True, **options[self.kind]
-            )
+            rows = datasets.load_dataset(reader, data_files=path, split="train", streaming=True, **options[reader])
         except Exception as error:  # whatever a damaged file makes its reader raise
             raise self.unreadable(shard, error) from error
         return rows.with_format("arrow")
@@ -135,17 +135,33 @@ class StreamedCorpus:
         )
 
 
+def kind_of(shard: Path) -> str | None:
+    """The ending by which a shard is read, such as `.jsonl.gz`, if there is one."""
+    return next((kind for kind in READERS if shard.name.endswith(kind)), None)
+
+
 def find_shards(path: str) -> list[Path]:
-    """The shards in a folder or of a glob, in the order of their names."""
+    """The shards in a folder or of a glob, in the order of their names; hidden files are none.
+
+    Raises:
+        UserError: there are none, they are of several kinds, or one is of a kind that cannot be read.
+    """
     folder = Path(path)
     found = folder.iterdir() if folder.is_dir() else Path(folder.anchor).glob(str(folder.relative_to(folder.anchor)))
-    shards = sorted(shard for shard in found if shard.is_file() and shard.suffix in READERS)
+    shards = sorted(shard for shard in found if shard.is_file() and not shard.name.startswith("."))
+    if unknown := [shard for shard in shards if kind_of(shard) is None]:
+        raise UserError(
+            f"{unknown[0]} is not a shard that can be read ({', '.join(READERS)}); convert or remove it, or name the "
+            f"shards by a glob, such as '{unknown[0].parent}/*.jsonl'."
+        )
     if not shards:
         raise UserError(
             f"no shards are found at '{path}'; with stream: true, corpus is a folder or a glob of "
             f"{', '.join(READERS)} files, such as 'texts/*.jsonl'."
         )
-    kinds = {shard.suffix for shard in shards}
+    kinds = {kind_of(shard) for shard in shards}
+    if ".jsonl.zst" in kinds and "zstd" not in available_compressions():
+        raise UserError(f"{shards[0]} is compressed; to read .zst shards: pip install zstandard.")
     if len(kinds) > 1:
         raise UserError(f"'{path}' has shards of several kinds ({', '.join(sorted(kinds))}); name one, as '*.jsonl'.")
     return shards
@@ -159,6 +175,8 @@ def load_stream(recipe: Recipe) -> StreamedCorpus:
     """
     if recipe.task != "next_token":
         raise UserError(f"stream: true is for the task next_token alone, and task is {recipe.task}; set one of them.")
+    if recipe.remove_overlap:
+        raise UserError("a stream is not looked through for passages that it repeats; leave remove_overlap out.")
     return StreamedCorpus(recipe.corpus, recipe.text_column, recipe.stream_validation)
 
 
@@ -189,6 +207,7 @@ class Lane:
         self.corpus, self.shards, self.tokenizer = corpus, shards, tokenizer
         self.end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
         self.turn, self.rows, self.position = 0, None, None
+        self.text = ""  # of a .txt shard, what was read and not yet encoded
         self.left = encode_batch(tokenizer, [])  # tokens that were read and not yet given
         self.tokens = self.read()
 
@@ -210,10 +229,17 @@ class Lane:
                 self.rows.load_state_dict(self.position)
             for texts in self.corpus.read(shard, self.rows, new=self.position is None):
                 found = True
-                yield encode_batch(self.tokenizer, texts, [] if lines else self.end)
+                if not lines:
+                    yield encode_batch(self.tokenizer, texts, self.end)
+                    continue
+                self.text += "".join(texts)
+                while (end := section_end(self.text)) < len(self.text):  # a section that ends here may go on
+                    section, self.text = self.text[:end], self.text[end:]
+                    yield encode_batch(self.tokenizer, [section])
+            rest, self.text = self.text, ""
             self.turn, self.rows, self.position = self.turn + 1, None, None
-            if lines and self.end:
-                yield encode_batch(self.tokenizer, [""], self.end)
+            if lines:
+                yield encode_batch(self.tokenizer, [rest], self.end)
             if self.turn % len(self.shards) == 0:
                 if not found:
                     names = ", ".join(str(self.corpus.paths[shard]) for shard in self.shards)
@@ -222,10 +248,10 @@ class Lane:
 
     def state_dict(self) -> dict:
         position = self.position if self.rows is None else self.rows.state_dict()
-        return {"turn": self.turn, "position": position, "left": self.left}
+        return {"turn": self.turn, "position": position, "text": self.text, "left": self.left}
 
     def load_state_dict(self, state: dict) -> None:
-        self.turn, self.position, self.left = state["turn"], state["position"], state["left"]
+        self.turn, self.position, self.text, self.left = (state[n] for n in ("turn", "position", "text", "left"))
         self.rows, self.tokens = None, self.read()
 
 

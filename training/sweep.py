@@ -9,12 +9,13 @@ same command is given again; what is finished is not trained anew. `sweep.md` ha
 
 import argparse
 import json
+import os
 from itertools import product
 from pathlib import Path
 from statistics import mean
 
-from training.checkpoints import RECORD
-from training.command import UserError, run_command
+from training.command import GOES_ON, UserError, let_others_work, run_command
+from training.inputs import check_inputs
 from training.recipe import add_recipe_options, load_recipe, overrides_from_arguments
 
 TABLE, PLOT = "sweep.md", "sweep.png"
@@ -38,6 +39,8 @@ def folder_name(setting: tuple[tuple[str, str], ...]) -> str:
 
 def read_losses(folder: Path, seeds: list[str]) -> list[float]:
     """The best validation losses of the finished runs of a setting."""
+    from training.checkpoints import RECORD  # imports torch, which a refused recipe should not wait for
+
     paths = [folder / f"seed-{seed}" / RECORD for seed in seeds]
     records = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
     return [record["best_validation_loss"] for record in records if record["finished"]]
@@ -83,28 +86,37 @@ def main() -> None:
     settings = list(product(*(parse_vary(text) for text in arguments.vary)))
     seeds = [seed.strip() for seed in arguments.seeds.split(",")]
     output = arguments.output or Path("runs") / "sweeps" / Path(arguments.recipe).stem
+    main_process = int(os.environ.get("RANK", 0)) == 0
     # All are read before the first is trained: a wrong value in the last should not wait for the others.
     runs = [
         (setting, seed, load_recipe(arguments.recipe, [*fixed, *setting, ("seed", seed)]))
         for setting in settings
         for seed in seeds
     ]
-    print(f"{len(settings)} settings, {len(seeds)} seeds each: {len(runs)} runs in {output}")
+    for _, _, recipe in runs:
+        check_inputs(recipe)
+    let_others_work()
+    say = print if main_process else lambda *words: None
+    say(f"{len(settings)} settings, {len(seeds)} seeds each: {len(runs)} runs in {output}")
 
-    from training.loop import train  # torch takes seconds, which a refused recipe should not wait for
+    from training.loop import Diverged, disconnect, train
 
     results = {}
     for number, (setting, seed, recipe) in enumerate(runs, start=1):
         name = folder_name(setting)
-        print(f"\n{number} of {len(runs)}: {name}, seed {seed}")
-        train(recipe, output / name / f"seed-{seed}", dry_run=arguments.dry_run)
-        if losses := read_losses(output / name, seeds):
+        say(f"\n{number} of {len(runs)}: {name}, seed {seed}")
+        try:
+            train(recipe, output / name / f"seed-{seed}", dry_run=arguments.dry_run)
+        except Diverged as error:
+            say(f"left out of the table: {error}")
+        if main_process and (losses := read_losses(output / name, seeds)):
             results[name] = losses
             write_table(output, f"`{arguments.recipe}` on {recipe.corpus}, {recipe.steps:,} steps", results)
+    disconnect()
     if results:
         best = min(results, key=lambda name: mean(results[name]))
         print(f"\nbest: {best}, {mean(results[best]):.4f} nats per character; all of them: {output / TABLE}")
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, GOES_ON)

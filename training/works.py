@@ -9,16 +9,18 @@ import json
 import os
 import re
 import tarfile
-import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
+from uuid import uuid4
 
+from filelock import FileLock
 from tqdm import tqdm
 
-from training.command import UserError
+from training.command import UserError, in_one_line
 
 START_MARK, END_MARK = "*** START OF", "*** END OF"
 LICENCE = "public domain"
@@ -222,33 +224,71 @@ WORKS = {
 COLLECTIONS = {"poetry": ("dickinson", "sonnets"), "classics": tuple(CLASSICS)}
 
 
-def fetch(work: Work, path: Path, instead: str) -> None:
-    """Download a work, clean it and keep it at `path`.
+def fetch(work: Work, folder: Path, instead: str) -> None:
+    """Download what a work is made from, and put the text of every work that is made from it into `folder`.
+
+    Processes that call this at the same time wait for the first of them, and find what it has written.
 
     Raises:
         UserError: it cannot be had; `instead` says what else to do.
     """
-    url = work.url
-    if mirror := os.environ.get("OZYMANDIAS_MIRROR"):
-        url = f"{mirror}/{url.removeprefix('https://')}"
-    print(f"fetching {work.title} from {url}")
     try:
-        text = work.clean(download(url))
-    except (OSError, UnicodeDecodeError, KeyError, zipfile.BadZipFile, tarfile.TarError) as error:
-        raise UserError(f"{url} could not be fetched ({error}); check the network, {instead}") from None
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".part")
-    unfinished.write_text(text, encoding="utf-8", newline="\n")
-    unfinished.replace(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / "fetch.lock"):
+            if (folder / work.file).exists():
+                return
+            url = work.url
+            if mirror := os.environ.get("OZYMANDIAS_MIRROR"):
+                url = f"{mirror}/{url.removeprefix('https://')}"
+            print(f"fetching {work.title} from {url}")
+            raw = download(url, instead)
+            for other in WORKS.values():
+                if other.url == work.url:
+                    write_whole(folder / other.file, clean(other, raw, url, instead))
+    except OSError as error:
+        raise UserError(
+            f"{work.title} could not be written to {folder} ({error.strerror}); free some space, or name another "
+            "folder for the cache by XDG_CACHE_HOME."
+        ) from None
 
 
-def download(url: str) -> bytes:
+def download(url: str, instead: str) -> bytes:
     """The bytes behind an address, with a progress bar where they take longer than a second."""
     request = urllib.request.Request(url, headers={"User-Agent": "ozymandias (github; one file, cached)"})
-    with urllib.request.urlopen(request, timeout=60) as response:
-        size, parts = response.headers.get("Content-Length"), []
-        with tqdm(total=size and int(size), unit="B", unit_scale=True, delay=1, leave=False) as bar:
-            while part := response.read(1 << 20):
-                parts.append(part)
-                bar.update(len(part))
-    return b"".join(parts)
+    try:
+        with urllib.request.urlopen(request, timeout=60) as response:
+            size, parts = response.headers.get("Content-Length"), []
+            with tqdm(total=size and int(size), unit="B", unit_scale=True, delay=1, leave=False) as bar:
+                while part := response.read(1 << 20):
+                    parts.append(part)
+                    bar.update(len(part))
+            raw = b"".join(parts)
+            if size and len(raw) < int(size):  # `read` with a length says nothing of it
+                raise OSError(f"the connection broke off after {len(raw):,} of {int(size):,} bytes")
+            return raw
+    except (OSError, HTTPException, ValueError) as error:
+        raise UserError(f"{url} could not be fetched ({in_one_line(error)}); check the network, {instead}") from None
+
+
+def clean(work: Work, raw: bytes, url: str, instead: str) -> str:
+    """The text of a work, made from what was downloaded."""
+    try:
+        return work.clean(raw)
+    except UserError:
+        raise
+    except Exception as error:  # archives, compression, JSON and encodings each have their own for damaged bytes
+        raise UserError(
+            f"what {url} sent is damaged or has changed: {work.title} cannot be made from it ({in_one_line(error)}); "
+            f"try again later, {instead}"
+        ) from None
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.{uuid4().hex}.part")
+    try:
+        unfinished.write_text(text, encoding="utf-8", newline="\n")
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)

@@ -92,5 +92,5 @@ def test_only_a_mixture_has_the_fields_of_a_mixture():
         assert OzymandiasConfig(**mixture.to_dict()).to_dict() == mixture.to_dict()
     # Configs of dense models that were published before carry the defaults.
     assert OzymandiasConfig(**MIXTURE_FIELDS).to_dict() == dense.to_dict()
-    with pytest.raises(ValueError, match="num_local_experts.*moe"):
+    with pytest.raises(ValueError, match=r"num_local_experts.*moe"):
         OzymandiasConfig(num_local_experts=4)

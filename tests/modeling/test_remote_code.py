@@ -1,15 +1,21 @@
 """A checkpoint's code travels with it: what `trust_remote_code` loads, and the rules that make it loadable."""
 
 import ast
+import json
 import sys
 
 import pytest
 import torch
 
 from modeling import PRESETS, OzymandiasForCausalLM, preset_config
+from modeling.conversion import load_model
 from modeling.modeling_ozymandias import model_class
+from space.loading import load_checkpoint
 from tests.conftest import PROJECT
 from tokenizer import build_character_tokenizer
+from training.build import build_model, build_tokenizer
+from training.checkpoints import load_trained
+from training.recipe import Recipe
 
 FILES = sorted((PROJECT / "modeling").glob("*.py"))
 
@@ -76,6 +82,41 @@ for name in {list(models)}:
     assert torch.equal(again(x, labels=x).logits, model(x, labels=x).logits)
 """
     )
+
+
+@pytest.fixture
+def foreign(tmp_path):
+    """A checkpoint that asks for its own code, which makes a file when it is run."""
+    folder = tmp_path / "foreign"
+    folder.mkdir()
+    (folder / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Foreign: pass\n")
+    codes = {name: "code.Foreign" for name in ("AutoConfig", "AutoModel", "AutoModelForCausalLM")}
+    config = {"model_type": "foreign", "architectures": ["ForeignForCausalLM"], "auto_map": codes}
+    (folder / "config.json").write_text(json.dumps(config))
+    tokenizer = {"tokenizer_class": "Foreign", "auto_map": {"AutoTokenizer": ["code.Foreign", None]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "load",
+    [
+        load_model,
+        load_trained,
+        lambda folder: load_checkpoint(str(folder)),
+        lambda folder: build_tokenizer(Recipe(start_from=str(folder)), ""),
+        lambda folder: build_model(Recipe(start_from=str(folder)), build_character_tokenizer("text")),
+    ],
+    ids=["load_model", "load_trained", "load_checkpoint", "build_tokenizer", "build_model"],
+)
+def test_foreign_code_is_refused_without_a_question(foreign, monkeypatch, load):
+    """On a terminal transformers asks whether to run it, and a server has nobody who could answer."""
+    questions = []
+    monkeypatch.setattr("builtins.input", lambda question="": questions.append(question) or "n")
+    with pytest.raises(ValueError, match="foreign"):
+        load(foreign)
+    assert questions == []
+    assert not (foreign.parent / "ran").exists()
 
 
 @pytest.mark.parametrize("file", [f for f in FILES if f.name != "__init__.py"], ids=lambda f: f.name)

@@ -34,14 +34,19 @@ def wait_until(condition, seconds: float = 60):
 
 
 @pytest.fixture(scope="session")
-def url():
-    """The page's address; tests can watch its threads."""
+def served():
+    """The page, served; tests can watch its queue and its threads."""
     with warnings.catch_warnings():
         warnings.filterwarnings("error", category=DeprecationWarning, module="gradio")
         page = app.build_page()
-        _, address, _ = page.launch(prevent_thread_lock=True, quiet=True, server_port=free_port(), **app.LAUNCH)
-    yield address
+        app.launch(page, prevent_thread_lock=True, quiet=True, server_port=free_port())
+    yield page
     page.close()
+
+
+@pytest.fixture(scope="session")
+def url(served):
+    return served.local_url
 
 
 @pytest.fixture(scope="session")

@@ -65,6 +65,13 @@ def test_record_is_of_this_checkpoint(name):
 
 
 @every
+def test_a_token_that_is_added_is_one_token(name):
+    tokenizer = AutoTokenizer.from_pretrained(CHECKPOINTS / name)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|user|>"]})
+    assert tokenizer("<|user|>The")["input_ids"][0] == len(tokenizer) - 1
+
+
+@every
 def test_stored_in_half_and_computed_in_single_precision(name):
     assert {w.dtype for w in load_file(CHECKPOINTS / name / "model.safetensors").values()} == {torch.float16}
     assert load(name).dtype == torch.float32

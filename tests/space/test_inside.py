@@ -33,6 +33,7 @@ TEXT = "The moon upon the water, and the 诗 of Oz.\nDorothy looked up"
 CHARACTERS = build_character_tokenizer(TEXT, with_mask=True)
 CLOSE = {"atol": 2e-5, "rtol": 1e-4}
 SHAPES = {
+    "gpt": ("gpt", {}),
     "experts": ("modern", {"feed_forward_type": "moe", "output_router_logits": True, "num_local_experts": 4}),
     "2017": ("gpt", {"norm_placement": "post", "position_type": "sinusoidal"}),
     "capped": ("gpt", {"norm_placement": "post", "use_final_norm": True, "final_logit_softcapping": 3.0}),
@@ -61,6 +62,16 @@ def build(name: str):
 def traced(model, tokenizer, text: str = TEXT, **options):
     source = "So she read all that the passage told" if model.config.is_encoder_decoder else ""
     return trace(model, tokenizer, text, source, **options)
+
+
+def test_of_special_tokens_only_the_gap_of_an_encoder_can_be_written():
+    text = "o <|end|> <|mask|>"
+    for name in ("gpt", "both", "bert"):
+        model, tokenizer = build(name)
+        shown = traced(model, tokenizer, text)
+        assert tokenizer.decode(shown.ids).endswith(text)
+        special = [token for token in shown.ids if token in tokenizer.all_special_ids]
+        assert special == {"gpt": [], "both": [tokenizer.bos_token_id], "bert": [tokenizer.mask_token_id]}[name]
 
 
 def inputs_of(model, shown) -> dict[str, torch.Tensor]:

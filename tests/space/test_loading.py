@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from space import inside, writer
-from space.loading import load_once
+from space.loading import keep_recent, load_once
 
 
 def test_one_is_loaded_at_a_time_each_once_and_again_after_an_error():
@@ -46,3 +46,23 @@ def test_models_that_threads_load_at_once_are_whole():
     jobs = [(loader, name) for name in names for loader in ("writer", "eager")]
     with ThreadPoolExecutor(len(jobs)) as pool:
         assert all(devices == {"cpu"} for devices in pool.map(load, jobs))
+
+
+def test_what_is_kept_for_texts_is_bounded_in_bytes():
+    calls = []
+
+    @keep_recent(10_000)
+    def find(text):
+        calls.append(text)
+        return [text] * 2
+
+    for _ in range(2):
+        assert find("a") == ["a", "a"]
+    assert calls == ["a"]
+    for number in range(100):
+        find(f"{number:03}" * 300)
+        assert sum(map(len, find.kept.values())) <= 10_000
+    assert len(find.kept) > 5
+    find("x" * 20_000)
+    assert not find.kept
+    assert find("a") == ["a", "a"]

@@ -290,7 +290,7 @@ def test_texts_that_cannot_be_compared_are_told(tmp_path, mine):
             r"No passage .* word for word in oz\. Not compared with poetry: .* not here\.$",
         ),
         ((), ("poetry",), r"Not known: .* could not be compared .*\. Not compared with poetry"),
-        ((), ("run.json",), r"Not known: .* could not be compared .*\. There is no record of it \(run\.json\)"),
+        ((), ("run.json",), r"Not known: .* could not be compared .*\. There is no record \(run\.json\)"),
     ],
 )
 def test_what_was_compared_is_told(compared, missing, words):

@@ -82,11 +82,12 @@ def test_a_conversation_and_a_language_are_kept_by_the_browser(page):
     page.locator("#model").get_by_text("英文诗 1：bigram").wait_for()
     assert page.locator("#model input:checked").input_value() == "poetry-bigram"
     page.wait_for_function("localStorage.getItem('ozymandias-language')")
-    page.reload()
-    page.get_by_role("tab", name="写作").wait_for()
-    wait_until(lambda: bot(page) == told)
-    write(page, " ")
-    page.get_by_text("没有可接着写的").wait_for()
+    again = page.context.new_page()
+    again.goto(page.url)
+    again.get_by_role("tab", name="写作").wait_for()
+    wait_until(lambda: bot(again) == told)
+    write(again, " ")
+    again.get_by_text("没有可接着写的").wait_for()
 
 
 def test_a_browser_that_asks_for_chinese_gets_it(visit):
@@ -284,6 +285,21 @@ def test_prompt_that_cannot_be_used_is_told_and_kept(page, text, words):
     page.get_by_text(words, exact=False).wait_for(timeout=30_000)
     assert page.input_value("#prompt textarea") == text
     write(page, "The moon")
+    wait_until(lambda: bot(page).startswith("The moon"))
+
+
+def test_an_emptied_seed_is_told_and_the_prompt_kept(page):
+    page.get_by_label("Seed").fill("")
+    write(page, "The moon")
+    page.get_by_text("The seed must be a whole number").wait_for()
+    wait_until(lambda: page.input_value("#prompt textarea") == "The moon")
+    page.locator("#language").get_by_text("中文").click()
+    page.get_by_role("tab", name="写作").wait_for()
+    page.click("#send")
+    page.get_by_text("种子必须是").wait_for()
+    page.get_by_label("种子").fill("7")
+    page.get_by_label("长度").last.fill("50")
+    page.click("#send")
     wait_until(lambda: bot(page).startswith("The moon"))
 
 

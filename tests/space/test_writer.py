@@ -11,7 +11,7 @@ from transformers import GPT2Config
 
 from space import writer
 from space.evolution import load_grown
-from space.words import VisitorError
+from space.words import VisitorError, explain
 from space.writer import EVOLUTION, LONGEST_PROMPT, answer, asked_for, check_prompt, quatrain_request, served_models
 from training.command import UserError
 from training.quality import is_chinese
@@ -135,24 +135,27 @@ def test_prompt_that_cannot_be_used(prompt, words):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        *(
-            ({"temperature": bad}, "temperature must be 0 or a number from 0.01 to 2")
-            for bad in (-1, 2.1, 1e-40, "hot")
-        ),
-        *(({"temperature": bad}, "temperature must be") for bad in (1e-40, "hot", math.nan, math.inf, None, True)),
+        *(({"temperature": bad}, "temperature must be 0 or a number from 0.01 to 2, not") for bad in (-1, 2.1, 1e-40)),
+        *(({"temperature": bad}, "temperature must be") for bad in ("hot", math.nan, math.inf, None, True)),
         *(({"top_p": bad}, "top_p must be a number from 0.01 to 1") for bad in (0, 1.5, math.nan, None)),
         *(({"length": bad}, "length must be a whole number from 1 to 1,000") for bad in (0, 1001, 2.5, math.nan, None)),
-        *(({"seed": bad}, "seed must be a whole number from 0 to") for bad in (-1, 2**32, 0.5, math.inf, None, [])),
+        *(({"seed": bad}, "seed must be a whole number from 0 to") for bad in (-1, 2**31, 0.5, math.inf, None, [])),
     ],
 )
 def test_a_setting_out_of_its_range_is_told(settings, words):
-    with pytest.raises(VisitorError, match=words):
+    with pytest.raises(VisitorError, match=words) as told:
         next(answer("The moon", "poetry-bigram", **settings))
+    assert "必须是" in explain(told.value, "zh")
 
 
-@pytest.mark.parametrize("settings", [(0, 0.01, 1, 0), (0.01, 1, 1000, 2**32 - 1), (2, 1, 5.0, 7.0)])
+@pytest.mark.parametrize("settings", [(0, 0.01, 1, 0), (0.01, 1, 1000, 2**31 - 1), (2, 1, 5.0, 7.0)])
 def test_settings_at_the_ends_of_their_ranges_are_taken(settings):
     assert next(answer("The moon", "poetry-bigram", *settings)).startswith("The moon")
+
+
+def test_what_an_answer_begins_with_is_bounded():
+    with pytest.raises(UserError, match="at most 8,000"):
+        next(answer("The moon", "poetry-gpt", kept="The moon" * 2000))
 
 
 def test_longest_prompt_is_answered():

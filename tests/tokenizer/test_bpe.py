@@ -20,7 +20,7 @@ AWKWARD = st.text(
 @given(st.one_of(st.text(), AWKWARD))
 def test_every_string_comes_back(text):
     for tokenizer in KINDS:
-        ids = tokenizer(text)["input_ids"]
+        ids = encode_text(tokenizer, text).tolist()
         assert tokenizer.decode(ids) == tokenizer.decode(ids, skip_special_tokens=True) == text
         assert b"".join(token_bytes(tokenizer, id) for id in ids) == text.encode()
 
@@ -29,7 +29,7 @@ def test_every_string_comes_back(text):
 @given(st.one_of(st.text(), AWKWARD))
 def test_encoding_in_pieces_gives_the_tokenizers_ids(text):
     for tokenizer in KINDS:
-        assert encode_text(tokenizer, text).tolist() == tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert encode_text(tokenizer, text).tolist() == tokenizer(text, split_special_tokens=True)["input_ids"]
 
 
 def test_long_texts_are_cut_where_no_token_is(monkeypatch):
@@ -66,10 +66,21 @@ def test_vocabulary_has_the_size_that_was_asked_for(tmp_path):
     assert AutoTokenizer.from_pretrained(tmp_path)("the moon")["input_ids"] == TOKENIZER("the moon")["input_ids"]
 
 
-def test_special_words_in_a_text_are_text():
-    ids = TOKENIZER("a<|end|>b")["input_ids"]
-    assert not set(ids) & set(TOKENIZER.all_special_ids)
-    assert TOKENIZER.decode(ids) == "a<|end|>b"
+@pytest.mark.parametrize("with_mask", [False, True])
+@pytest.mark.parametrize("build", [build_bpe_tokenizer, build_character_tokenizer])
+def test_a_special_token_is_one_to_the_tokenizer_and_text_to_a_corpus(build, with_mask, tmp_path):
+    """Chat templates spell special tokens, and so does whoever adds one of their own; a corpus that does is a text."""
+    build(TEXT, 600, with_mask).save_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|user|>"]})
+    user = tokenizer.convert_tokens_to_ids("<|user|>")
+    text = "<|user|>a<|end|>b" + "<|mask|>" * with_mask
+    for _ in range(2):  # neither way of encoding leaves something behind for the other
+        ids = encode_text(tokenizer, text).tolist()
+        assert not set(ids) & {user, *tokenizer.all_special_ids}
+        assert tokenizer.decode(ids) == text
+        expected = [user, *tokenizer("a")["input_ids"], tokenizer.eos_token_id, *tokenizer("b")["input_ids"]]
+        assert tokenizer(text)["input_ids"] == expected + [tokenizer.mask_token_id] * with_mask
 
 
 @pytest.mark.parametrize("build", [build_bpe_tokenizer, build_character_tokenizer])

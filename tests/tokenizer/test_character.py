@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from tests.forks import run_forked
-from tokenizer import build_character_tokenizer
+from tokenizer import build_character_tokenizer, encode_text
 
 TOKENIZER = build_character_tokenizer("To be, or not to be: that is the question.\n")
 
@@ -12,7 +12,7 @@ TOKENIZER = build_character_tokenizer("To be, or not to be: that is the question
 @settings(max_examples=400, deadline=None)
 @given(st.text())
 def test_every_string_comes_back(text):
-    ids = TOKENIZER(text)["input_ids"]
+    ids = encode_text(TOKENIZER, text)
     assert TOKENIZER.decode(ids) == text
     assert TOKENIZER.decode(ids, skip_special_tokens=True) == text
 
@@ -37,7 +37,7 @@ def test_every_string_comes_back(text):
 def test_awkward_strings_come_back(text, tmp_path):
     TOKENIZER.save_pretrained(tmp_path)
     for tokenizer in (TOKENIZER, AutoTokenizer.from_pretrained(tmp_path)):
-        ids = tokenizer(text)["input_ids"]
+        ids = encode_text(tokenizer, text).tolist()
         assert not set(ids) & set(tokenizer.all_special_ids)
         assert tokenizer.decode(ids) == tokenizer.decode(ids, skip_special_tokens=True) == text
 

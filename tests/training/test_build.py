@@ -83,9 +83,25 @@ def test_fine_tuning_can_change_dropout_and_context(base):
     assert model.config.hidden_size == AutoModelForCausalLM.from_pretrained(base / "best").config.hidden_size
 
 
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16])
+def test_weights_and_moments_are_float32_whatever_the_checkpoint_is_stored_in(base, tmp_path, stored):
+    """In half precision most updates of a fine-tuning are smaller than what a weight can show."""
+    half = AutoModelForCausalLM.from_pretrained(base / "best", dtype=stored)
+    half.save_pretrained(tmp_path / "half")
+    AutoTokenizer.from_pretrained(base / "best").save_pretrained(tmp_path / "half")
+    run = Run(small(start_from=tmp_path / "half"), tmp_path / "run")
+    run.start()
+    run.step()
+    assert {weight.dtype for weight in run.model.parameters()} == {torch.float32}
+    moments = {m.dtype for o in run.optimizers for state in o.state.values() for m in state.values() if m.ndim}
+    assert moments == {torch.float32}
+    run.model.save_pretrained(tmp_path / "saved")
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "saved").dtype == torch.float32
+
+
 def test_what_cannot_be_fine_tuned_is_told(base, tmp_path):
     for fields, words in (
-        ({"start_from": tmp_path / "none"}, "cannot be had"),
+        ({"start_from": tmp_path / "none"}, "there is no folder"),
         ({"start_from": base / "best", "task": "masked"}, "no model for the task masked"),
         ({"start_from": base / "best", "model.hidden_sise": 3}, "hidden_sise"),
         ({"start_from": base / "best", "model.hidden_size": 48}, "cannot be fine-tuned"),

@@ -1,7 +1,10 @@
 import errno
 import json
+import re
 import resource
 import shutil
+import socket
+import time
 
 import pytest
 import torch
@@ -10,6 +13,7 @@ from safetensors.torch import load_file
 
 from modeling import OzymandiasForCausalLM, preset_config
 from modeling.conversion import load_model
+from tests.conftest import run
 from tests.forks import run_forked
 from tokenizer import build_character_tokenizer
 from training.checkpoints import (
@@ -19,6 +23,7 @@ from training.checkpoints import (
     list_snapshots,
     load_checkpoint,
     load_snapshot,
+    load_trained,
     recover,
     save_model,
     writing,
@@ -59,9 +64,22 @@ def test_full_disk_leaves_what_was_there(tmp_path, error):
     assert [p.name for p in tmp_path.iterdir()] == ["best"]
 
 
-def test_a_mistake_of_ours_is_not_called_a_full_disk(tmp_path):
-    with pytest.raises(KeyError, match="a bug"), writing(tmp_path / "best"):
-        raise KeyError("a bug")
+@pytest.mark.parametrize(
+    "error", [KeyError("a bug"), RuntimeError("shapes differ"), OSError(101, "no network")], ids=str
+)
+def test_what_is_no_fault_of_the_disk_is_not_called_one(tmp_path, error):
+    with pytest.raises(type(error), match=re.escape(str(error))), writing(tmp_path / "best"):
+        raise error
+
+
+def test_a_folder_that_may_not_be_written_is_not_called_a_full_disk(tmp_path):
+    (tmp_path / "file").touch()  # a folder below a file cannot be made, also not by root
+    with (
+        pytest.raises(UserError, match="give a folder that can be written") as refusal,
+        writing(tmp_path / "file" / "x"),
+    ):
+        pass
+    assert "free some space" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("state", ["before the renames", "between the renames", "after the renames"])
@@ -180,3 +198,44 @@ def test_snapshots_are_the_weights_of_their_steps(trained):
     assert {0, 20} <= {line["step"] for line in scored if "validation_loss" in line}
     with pytest.raises(UserError, match="not a snapshot of this model"):
         load_snapshot(model.model, snapshots[0])
+
+
+def closed_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        return closed.getsockname()[1]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["training.evaluate", "user/none", "--corpus", "sampler"],
+        ["training.pretrain", "--recipe", "smoke", "--start_from", "user/none"],
+        ["modeling.verify", "user/none"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_without_a_network_a_hub_id_is_refused_at_once_in_one_line(tmp_path, command):
+    """The client tries for half a minute, and says so each time."""
+    endpoint = f"http://127.0.0.1:{closed_port()}"
+    begin = time.monotonic()
+    said = run("-m", *command, check=False, HF_ENDPOINT=endpoint, HF_HUB_OFFLINE=0, HF_HOME=tmp_path)
+    assert said.returncode == 1
+    assert len(said.stderr.splitlines()) == 1
+    assert "error: " in said.stderr
+    assert "the Hub cannot be reached" in said.stderr
+    assert time.monotonic() - begin < 25  # of which most is importing the libraries
+
+
+def test_the_hub_is_asked_once_and_not_for_long(monkeypatch, tmp_path):
+    asked = []
+
+    def silent(url, timeout):
+        asked.append(timeout)
+        raise ConnectionError("timed out")
+
+    monkeypatch.setattr("modeling.hub.get_hf_file_metadata", silent)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match=r"user/none cannot be loaded.*the Hub cannot be reached \(timed out\)"):
+        load_trained("user/none")
+    assert len(asked) == 1
+    assert asked[0] <= 5

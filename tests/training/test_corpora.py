@@ -1,11 +1,5 @@
-import dataclasses
 import hashlib
-import io
 import json
-import tarfile
-import threading
-import zipfile
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
@@ -15,14 +9,7 @@ from tests.hub_server import HubServer, Repo
 from training import corpora as registry
 from training.command import UserError
 from training.corpora import SAMPLER, load_corpus
-from training.works import CLASSICS, WORKS, Work, chinese_poetry, gutenberg, nltk
-
-BODY = "A Title\n\nThe first line of it.\n\nThe last line.\n"
-RAW = (
-    "\ufeffThe Project Gutenberg eBook of A Title\r\n\r\n*** START OF THE PROJECT GUTENBERG EBOOK A TITLE ***\r\n\r\n"
-    "Produced by somebody.\r\n\r\n" + BODY.replace("\n", "\r\n") + "\r\n\r\n"
-    "*** END OF THE PROJECT GUTENBERG EBOOK A TITLE ***\r\nSmall print.\r\n"
-)
+from training.works import CLASSICS, WORKS
 
 
 def test_sampler_is_of_the_promised_size():
@@ -160,95 +147,6 @@ def test_folder_without_the_text_is_told(tmp_path, monkeypatch):
     monkeypatch.setenv("OZYMANDIAS_CORPORA", str(tmp_path))
     with pytest.raises(UserError, match=r"oz\.txt"):
         load_corpus("oz")
-
-
-def book(sha256: str, number: int = 7) -> Work:
-    return Work("A Title", sha256=sha256, file="title.txt", **gutenberg(number, begins="A Title\n\nThe first"))
-
-
-@pytest.fixture
-def mirror(monkeypatch, tmp_path):
-    """The hosts of all works on loopback, with one book, and an empty cache."""
-    requests = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            requests.append(self.path)
-            found = self.path == "/www.gutenberg.org/cache/epub/7/pg7.txt"
-            self.send_response(200 if found else 404)
-            self.end_headers()
-            self.wfile.write(RAW.encode() if found else b"")
-
-        def log_message(self, *args):
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    monkeypatch.delenv("OZYMANDIAS_CORPORA", raising=False)
-    monkeypatch.setenv("OZYMANDIAS_MIRROR", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(registry, "NAMES", (*registry.NAMES, "title", "lost"))
-    monkeypatch.setitem(WORKS, "title", book(hashlib.sha256(BODY.encode()).hexdigest()))
-    monkeypatch.setitem(WORKS, "lost", book("", number=8))
-    monkeypatch.setattr("training.works.WORKS", WORKS)
-    yield requests
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-def test_work_is_fetched_cleaned_and_cached(mirror):
-    assert load_corpus("title").text == BODY
-    assert load_corpus("title").text == BODY
-    assert mirror == ["/www.gutenberg.org/cache/epub/7/pg7.txt"]  # once
-
-
-def test_changed_work_is_told_and_needs_a_flag(mirror, monkeypatch):
-    monkeypatch.setitem(WORKS, "title", book("0" * 64))
-    with pytest.raises(UserError, match=r"differs.*accept_changed_corpus"):
-        load_corpus("title")
-    assert load_corpus("title", accept_changed=True).text == BODY
-
-
-def test_work_that_cannot_be_fetched_is_told(mirror, monkeypatch):
-    monkeypatch.setitem(WORKS, "lost", dataclasses.replace(WORKS["lost"], file="lost.txt"))
-    with pytest.raises(UserError, match=r"pg8\.txt could not be fetched.*sampler"):
-        load_corpus("lost")
-
-
-def test_cleaning_leaves_what_it_does_not_find():
-    """An edition without the marks or the beginning is kept whole, and its hash tells."""
-    assert WORKS["oz"].clean(b"Some text.\r\n\r\nMore.\r\n\r\n") == "Some text.\n\nMore.\n"
-
-
-def test_nltk_selection_is_one_archive_in_latin_1():
-    raw = io.BytesIO()
-    with zipfile.ZipFile(raw, "w") as archive:
-        archive.writestr("gutenberg/a-book.txt", "A caf\xe9.\r\n".encode("latin-1"))
-    assert nltk("a-book")["clean"](raw.getvalue()) == "A café.\n"
-
-
-def test_chinese_poems_are_in_order_and_in_simplified_characters():
-    pytest.importorskip("opencc")
-    poems = {
-        "poet.song.0.json": [{"title": "宋", "paragraphs": ["乾坤，"]}],
-        "poet.tang.1000.json": [{"title": "後", "paragraphs": ["山谿繞。"]}],
-        "poet.tang.0.json": [
-            {"title": "前", "paragraphs": ["秦川雄帝宅，", "函谷壯皇居。"]},
-            {"title": "空", "paragraphs": []},
-        ],
-        "authors.tang.json": [{"name": "nobody"}],
-    }
-    raw = io.BytesIO()
-    with tarfile.open(fileobj=raw, mode="w:gz") as archive:
-        for name, content in poems.items():
-            data = json.dumps(content).encode()
-            member = tarfile.TarInfo(f"chinese-poetry-0123/全唐诗/{name}")
-            member.size = len(data)
-            archive.addfile(member, io.BytesIO(data))
-    text = chinese_poetry()["clean"](raw.getvalue())
-    assert text == "前\n秦川雄帝宅，\n函谷壮皇居。\n\n后\n山谿绕。\n\n宋\n干坤，\n\n"
 
 
 def test_command_lists_and_loads():

@@ -1,12 +1,17 @@
 import gc
+import io
+import sys
 import threading
 
 import pytest
 import torch
 
 from modeling import OzymandiasForCausalLM, preset_config
+from tests.conftest import random_model
+from tests.forks import run_forked
 from tokenizer import build_character_tokenizer
-from training.generate import choose, stream_text, stream_tokens
+from training.checkpoints import save_model
+from training.generate import choose, main, stream_text, stream_tokens
 
 TEXT = "the moon upon the water \ufffd\n"
 TOKENIZER = build_character_tokenizer(TEXT)
@@ -30,6 +35,7 @@ class Scripted:
         self.config = preset_config("modern", vocab_size=len(TOKENIZER), eos_token_id=1)
 
     def __call__(self, **inputs):
+        self.read = inputs["input_ids"][0].tolist()
         logits = torch.zeros(1, 1, len(TOKENIZER))
         logits[0, 0, self.tokens[min(self.calls, len(self.tokens) - 1)]] = 1e4
         self.calls += 1
@@ -40,6 +46,13 @@ def test_same_seed_same_text():
     model = build()
     texts = ["".join(stream_text(model, TOKENIZER, "the", 50, seed=s)) for s in (7, 7, 8)]
     assert texts[0] == texts[1] != texts[2]
+
+
+def test_a_special_token_in_a_prompt_is_text():
+    model = Scripted([5])
+    list(stream_text(model, TOKENIZER, "the <|end|>", 1))
+    assert TOKENIZER.decode(model.read) == "the <|end|>"
+    assert TOKENIZER.eos_token_id not in model.read
 
 
 def test_seed_is_not_disturbed_by_others():
@@ -98,6 +111,74 @@ def test_end_token_ends_the_text_and_other_special_tokens_are_never_drawn():
     model = build()
     model.lm_head.weight.data[[0, 2]] = 100.0
     assert not {0, 2} & set(stream_tokens(model, [260], 50, 1.0, 1.0, 0))
+
+
+def test_a_list_of_end_tokens_and_an_end_token_that_is_the_first_token_too_end_the_text():
+    """GPT-2's one special token is bos and eos; Llama 3 has a list of end tokens."""
+    for fields in ({"eos_token_id": [9, 1]}, {"eos_token_id": 1, "bos_token_id": 1}):
+        model = Scripted([5, 6, 1, 7])
+        model.config = preset_config("modern", vocab_size=len(TOKENIZER), **fields)
+        assert list(stream_tokens(model, [5], 50, 0, 1.0, 0)) == [5, 6]
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("decoder") / "best"
+    save_model(folder, build(eos_token_id=None), TOKENIZER)
+    return folder
+
+
+def write(*options, check: bool = True):
+    return run_forked("-m", "training.generate", *options, check=check)
+
+
+def test_the_command_writes_texts_and_nothing_else(decoder):
+    options = ("--temperature", "0.7", "--top-p", "0.9", "--length", "80", "--seed", "3")
+    texts = write(decoder, "the moon", *options, "--number", "2").stdout.removesuffix("\n").split("\n\n---\n\n")
+    model = build(eos_token_id=None)
+    assert texts == ["the moon" + "".join(stream_text(model, TOKENIZER, "the moon", 80, 0.7, 0.9, s)) for s in (3, 4)]
+
+
+def test_the_command_reads_the_prompt_from_the_standard_input(decoder, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("the water\n"))
+    monkeypatch.setattr(sys, "argv", ["generate", str(decoder), "-", "--length", "5", "--temperature", "0"])
+    main()
+    expected = "".join(stream_text(build(eos_token_id=None), TOKENIZER, "the water", 5, 0, 0.95, 1))
+    assert capsys.readouterr().out == f"the water{expected}\n"
+
+
+def test_the_command_shows_its_defaults():
+    said = " ".join(write("--help").stdout.split())
+    assert all(f"(default {value})" in said for value in ("0.8", "0.95", "256", "1", "auto"))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--temperature", "-1", "--top-p", "1.5"], "--temperature must be 0 or more; --top-p must be above 0"),
+        (["--temperature", "nan", "--length", "0"], "--temperature must be 0 or more; --length must be at least 1"),
+        (["--device", "nonsense"], "--device nonsense cannot be used"),
+    ],
+)
+def test_the_command_refuses_what_cannot_be_done(decoder, options, words):
+    done = write(decoder, "the", *options, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_encoder_is_refused_and_an_encoder_decoder_writes_a_passage(tmp_path):
+    for name, fields in (("encoder", {"is_causal": False}), ("both", {"is_encoder_decoder": True})):
+        config = preset_config(
+            "gpt", vocab_size=len(TOKENIZER), bos_token_id=0, eos_token_id=1, pad_token_id=2, **fields
+        )
+        save_model(tmp_path / name, random_model(config), TOKENIZER)
+    refused = write(tmp_path / "encoder", "the moon", check=False)
+    assert refused.returncode == 1
+    assert "encoder is an encoder, which fills gaps and writes no text" in refused.stderr
+    texts = [write(tmp_path / "both", "the moon", "--length", "60", "--seed", seed).stdout for seed in (1, 1, 2)]
+    assert texts[0] == texts[1] != texts[2]
+    assert "the moon" not in texts[0]
 
 
 def test_who_stops_asking_stops_the_work():

@@ -1,20 +1,80 @@
 """The fast kernels are chosen by the machine, compute the same, and are put back."""
 
+import importlib
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from modeling import OzymandiasForCausalLM, preset_config
-from tests.conftest import VOCAB, ids
+from tests.conftest import PROJECT, VOCAB, ids
+from tokenizer import build_character_tokenizer
 from training import kernels
 from training.command import UserError
-from training.kernels import choose_kernels, compiled
+from training.kernels import choose_device, choose_kernels, compiled
 from training.loop import Run, train
 from training.recipe import load_recipe
+from training.search import embed
 
 AMD = {"cpu_name": "AMD EPYC", "avx512_f": True}
 CPU = torch.device("cpu")
+CHECKPOINTS = PROJECT / "space" / "checkpoints"
+
+
+def test_the_accelerator_is_chosen_where_there_is_one(monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    assert choose_device(None) == CPU
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("mps"))
+    assert choose_device(None) == torch.device("mps")
+    assert choose_device("cpu") == CPU
+    with pytest.raises(UserError, match=r"--device nonsense cannot be used here.*--device cpu"):
+        choose_device("nonsense")
+
+
+class Reached(Exception):
+    """The work began, on this device."""
+
+
+@pytest.mark.parametrize(
+    ("module", "worker", "arguments"),
+    [
+        ("evaluate", "training.evaluate.score_text", ["--corpus", "sampler"]),
+        ("search", "training.search.passage_vectors", ["--corpus", "sampler", "--checkpoint"]),
+        ("quatrains", "training.generate.stream_text", []),
+    ],
+)
+def test_commands_move_the_model_to_the_device(trained, monkeypatch, module, worker, arguments):
+    """The meta device stands for a GPU, which the machine of the tests may lack."""
+    main = importlib.import_module(f"training.{module}").main
+    checkpoint = CHECKPOINTS / "oz-encoder" if module == "search" else trained / "best"
+    command = ["the moon", *arguments, str(checkpoint)] if module == "search" else [str(checkpoint), *arguments]
+
+    def work(model, *args, **options):
+        raise Reached(model.device.type)
+
+    monkeypatch.setattr(worker, work)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("meta"))
+    for options, device in (([], "meta"), (["--device", "cpu"], "cpu")):
+        monkeypatch.setattr("sys.argv", [module, *command, *options])
+        with pytest.raises(Reached, match=device):
+            main()
+
+
+def test_passages_are_read_on_the_models_device_and_their_vectors_come_back():
+    read = []
+
+    def encoder(*inputs):
+        read.extend(tensor.device.type for tensor in inputs)
+        return (torch.zeros(*inputs[0].shape, 8),)
+
+    config = preset_config("gpt", vocab_size=300)
+    model = SimpleNamespace(config=config, device=torch.device("meta"), base_model=encoder)
+    (vectors,) = embed(model, build_character_tokenizer("the moon"), ["the moon"], progress=False)
+    assert read == ["meta", "meta"]
+    assert (vectors.shape, vectors.device) == ((2, 8), CPU)
 
 
 def small_model() -> OzymandiasForCausalLM:

@@ -1,14 +1,18 @@
+import dataclasses
 import json
 import shutil
 
 import pytest
 
 from tests.forks import run_forked
+from tests.hub_server import HubServer, Repo
 from training.command import UserError
 from training.corpora import Corpus, load_corpus
 from training.loop import train
 from training.overlap import check_run, describe, find_shared, trained_on, without_shared
+from training.publish import license_of, model_card
 from training.recipe import Recipe, load_recipe
+from training.stream import load_stream
 
 PASSAGE = "Nobody who has read this line before has forgotten what it says."  # 64 bytes
 CHINESE = "一二三四五六七八九十甲乙丙丁戊己庚辛"  # 18 characters of 3 bytes
@@ -125,7 +129,90 @@ def test_lineage_grows_by_every_stage(tmp_path):
     record = {"recipe": {"corpus": "oz"}, "corpus": {"sha256": "02"}, "trained_on_before": [before]}
     (tmp_path / "run.json").write_text(json.dumps(record), encoding="utf-8")
     assert trained_on(str(tmp_path)) == [before, {"name": "oz", "sha256": "02"}]
-    assert trained_on(str(tmp_path / "elsewhere" / "best")) == trained_on(None) == []
+    assert trained_on(None) == []
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A Hub on loopback with one checkpoint that has a run record, and one that has none."""
+    with HubServer() as server:
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.endpoint)
+        template = f"{server.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+        record = {"recipe": {"corpus": "oz"}, "corpus": {"sha256": "02"}}
+        for name, files in (
+            ("user/recorded", {"run.json": json.dumps(record).encode()}),
+            ("user/gpt2", {"README.md": b"---\nlicense: mit\n---\n"}),
+            ("user/silent", {}),
+        ):
+            server.repos[f"models/{name}"] = repo = Repo("models", name)
+            repo.commit("files", {"config.json": b"{}", **files})
+        yield server
+
+
+def test_what_a_checkpoint_of_the_hub_has_read_is_looked_up_there(hub):
+    assert trained_on("user/recorded") == [{"name": "oz", "sha256": "02"}]
+    asked = len(hub.requests)
+    assert trained_on("user/recorded") == [{"name": "oz", "sha256": "02"}]  # from the cache
+    assert len(hub.requests) == asked
+
+
+@pytest.mark.parametrize("place", ["hub", "folder"])
+def test_a_checkpoint_of_which_nothing_is_known_is_told_and_recorded(hub, tmp_path, place, capsys):
+    """As GPT-2 from the Hub, or converted into a folder: that no stage was found is no proof that there was none."""
+    (tmp_path / "converted").mkdir()
+    start = "user/gpt2" if place == "hub" else str(tmp_path / "converted")
+    text = corpus("mine", words(3, 2000))
+    _, earlier = check_run(Recipe(start_from=start), text, say=print)
+    assert earlier == [{"name": None, "sha256": None, "checkpoint": start}]
+    assert f"nothing is known of what {start} was trained on" in capsys.readouterr().out
+    # It stays known as unknown in what is trained from that, also from a record that was written before.
+    for before in ({"trained_on_before": earlier}, {"trained_on_before": []}):
+        run = {"recipe": {"corpus": "mine", "start_from": start}, "corpus": {"sha256": "03"}, **before}
+        (tmp_path / "run").mkdir(exist_ok=True)
+        (tmp_path / "run" / "run.json").write_text(json.dumps(run), encoding="utf-8")
+        assert trained_on(str(tmp_path / "run")) == [*earlier, {"name": "mine", "sha256": "03"}]
+
+
+def test_a_stream_is_compared_with_what_its_checkpoint_has_read(tmp_path, capsys):
+    for shard in range(2):
+        (tmp_path / f"{shard}.txt").write_text(f"{words(shard, 2000)}\n" * 2, encoding="utf-8")
+    recipe = Recipe(corpus=str(tmp_path), stream=True, stream_validation=100, start_from="user/nothing")
+    check_run(recipe, load_stream(recipe), say=print)
+    assert "nothing is known of what user/nothing was trained on" in capsys.readouterr().out
+    with pytest.raises(UserError, match="remove_overlap"):
+        load_stream(dataclasses.replace(recipe, remove_overlap=True))
+
+
+@pytest.mark.parametrize(("start", "license"), [("user/gpt2", "mit"), ("user/silent", None), (None, "apache-2.0")])
+def test_licence_and_preset_of_a_card_are_never_invented(hub, trained, start, license):
+    record = json.loads((trained / "run.json").read_text(encoding="utf-8"))
+    if start:
+        record["recipe"] |= {"start_from": start, "preset": None}
+    assert license_of(record) == license
+    card = str(model_card(record, "user/mine", license, "AutoModelForCausalLM", "", None))
+    assert (f"license: {license}" in card) == (license is not None)
+    assert ("no licence is known" in card) == (license is None)
+    if start:
+        assert f"that of the checkpoint `{start}`" in card
+        assert f"after what `{start}` has read, of which nothing is known" in card
+        assert " alone" not in card
+        assert "preset" not in card
+    else:
+        assert "the preset `modern` of Ozymandias" in card
+        assert "alone. Its architecture" in card
+    assert "None" not in card
+
+
+def test_the_record_of_a_fine_tuning_names_no_preset(trained, tmp_path):
+    recipe = load_recipe("smoke", [("start_from", str(trained / "best")), ("steps", "1"), ("sample_length", "1")])
+    recipe = dataclasses.replace(recipe, model={}, context=64)
+    train(recipe, tmp_path / "fine")
+    record = json.loads((tmp_path / "fine" / "run.json").read_text(encoding="utf-8"))
+    assert record["recipe"]["preset"] is None
+    assert [stage["name"] for stage in record["trained_on_before"]] == ["sampler"]
 
 
 def test_command(tmp_path):

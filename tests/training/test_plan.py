@@ -83,6 +83,7 @@ def test_the_command_writes_a_recipe_that_trains(tmp_path):
     output = tmp_path / "mine.yaml"
     done = run_forked("-m", "training.plan", "--corpus", "sampler", "--minutes", "0.05", "--output", output)
     assert "expect a validation loss near" in done.stdout
+    assert done.stdout.count("with the validation split of sampler") == 1  # by the pilot, and not by each size
     recipe = load_recipe(str(output))
     assert recipe.expected_loss == yaml.safe_load(output.read_text())["expected_loss"]
     run_forked("-m", "training.pretrain", "--recipe", output, "--output", tmp_path / "run", "--dry-run")

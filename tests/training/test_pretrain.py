@@ -1,6 +1,7 @@
 """The command as a user gives it: from a text to a finished run, through kills and wrong input."""
 
 import json
+import math
 import random
 import shutil
 import signal
@@ -15,7 +16,9 @@ from tests.conftest import run
 from tests.forks import run_forked, start_forked
 from training.checkpoints import list_checkpoints
 from training.command import run_command
+from training.loop import MANY_EPOCHS, train
 from training.pretrain import main
+from training.recipe import RECIPES, load_recipe
 
 # Eight epochs of 24 steps, so that a kill falls into a later one; with dropout the random state matters, and with
 # accumulation the parts.
@@ -90,6 +93,15 @@ def test_a_mixture_says_how_its_load_is_spread(tmp_path):
     said = run_forked("-m", "training.evaluate", tmp_path / "run" / "best", "--corpus", "sampler").stdout
     shares = [float(word.rstrip("%")) for word in said.splitlines()[1].split(": ")[1].split()]
     assert sum(shares) == pytest.approx(100, abs=0.3)
+
+
+def test_the_load_of_a_mixture_is_that_of_the_characters_that_are_scored(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("training.loop.expert_load", lambda model, tokenizer, text: seen.append(text) or torch.ones(1))
+    fields = {"steps": "1", "context": "32", "batch_size": "2", "validation_characters": "40", "sample_length": "1"}
+    fields |= {"model.feed_forward_type": "moe", "model.output_router_logits": "true"}
+    train(load_recipe("smoke", list(fields.items())), tmp_path / "run")
+    assert {len(text) for text in seen} == {40}
 
 
 @pytest.mark.slow
@@ -257,7 +269,8 @@ def make_unwritable(folder):
         (make_unwritable, ["cannot be written", "--output"]),
         (lambda folder: ["--preset", "giant"], ["giant", "modern"]),
         (lambda folder: ["--stepz", "3"], ["stepz", "steps"]),
-        (lambda folder: ["--steps", "three"], ["steps", "whole number"]),
+        (lambda folder: ["--start_from", str(folder / "none")], ["none", "there is no folder"]),
+        (lambda folder: ["--steps", "three"], ["steps", "integer"]),
         (lambda folder: ["--model.hiden_size", "3"], ["hiden_size"]),
         (lambda folder: ["--trackers", "[wandbb]"], ["wandbb", "trackio"]),
         (lambda folder: ["--gradient_accumulation_steps", "5"], ["batch_size", "16", "5"]),
@@ -329,11 +342,35 @@ def test_a_folder_that_is_no_run_is_never_touched(capsys, monkeypatch, tmp_path)
     assert (tmp_path / "thesis.tex").read_text() == "precious"
 
 
+def test_a_small_text_that_is_read_often_stops_by_itself_and_says_what_to_do(tmp_path, capsys):
+    """As the README's command for a text of one's own does on 27 kB; here with fewer steps on a smaller text."""
+    verse = (RECIPES.parent / "sampler.txt").read_text(encoding="utf-8")
+    (tmp_path / "verse.txt").write_text(verse[:6000], encoding="utf-8")
+    fields = {"steps": "200", "evaluate_every": "10", "sample_length": "1", "corpus": str(tmp_path / "verse.txt")}
+    train(load_recipe("smoke", list(fields.items())), tmp_path / "run")
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["finished"]
+    assert record["steps"] == record["best_step"] + 30 < 200
+    said = capsys.readouterr().out
+    assert "ends early after 3 scores without a better one" in said
+    assert f"at step {record['best_step']}" in said
+    assert f"since then it has risen to {record['final_validation_loss']:.4f}" in said
+    assert "--start_from" in said
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in RECIPES.glob("*.yaml")))
+def test_no_recipe_of_the_registry_stops_by_itself(name):
+    """Their figures stand in the README. What reads its text often says in the recipe whether it may stop."""
+    recipe = load_recipe(name)
+    characters = {"sampler": 27_488, "oz": 207_799, "poetry": 270_615, "classics+quatrains": 1_000_000}
+    text = 0.9 * characters.get(recipe.corpus, math.inf)
+    per_token = 1 if recipe.tokenizer == "character" else 4
+    epochs = recipe.steps * recipe.batch_size * recipe.context * per_token / text
+    assert recipe.patience is not None or recipe.task == "copy" or epochs < MANY_EPOCHS
+
+
 def test_early_stopping_keeps_the_best(tmp_path, text):
     """The learning rate is so high that the loss soon rises."""
-    from training.loop import train
-    from training.recipe import load_recipe
-
     fields = {"steps": "100", "evaluate_every": "5", "patience": "2", "learning_rate": "3", "matrix_learning_rate": "9"}
     fields |= {"sample_length": "1", "corpus": str(text)}
     train(load_recipe("smoke", list(fields.items())), tmp_path / "run")

@@ -97,6 +97,17 @@ def test_two_processes_give_the_losses_of_one(streamed, way):
 
 
 @pytest.mark.slow
+def test_the_whole_split_is_scored_by_a_sharded_model_as_by_a_whole_one(tmp_path):
+    scores = {}
+    for way in ("one", "fsdp"):
+        pretrain(way, tmp_path / way, {"validation_characters": 300})
+        record = json.loads((tmp_path / way / "run.json").read_text())
+        scores[way] = (record["best_validation_loss"], record["partial_validation_loss"])
+    assert scores["fsdp"] == pytest.approx(scores["one"], abs=1e-4)
+    assert scores["one"][0] != scores["one"][1]
+
+
+@pytest.mark.slow
 def test_adamw_on_a_text_gives_the_losses_of_one(tmp_path):
     for way in ("one", "two"):
         pretrain(way, tmp_path / way, {"optimizer": "adamw"})

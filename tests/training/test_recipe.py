@@ -1,10 +1,11 @@
-import dataclasses
+import typing
 
 import pytest
 
+from modeling import PRESETS, preset_config
 from training.command import UserError
 from training.loop import model_config
-from training.recipe import RECIPES, Recipe, add_recipe_options, load_recipe
+from training.recipe import FIELDS, RECIPES, TYPES, Recipe, add_recipe_options, check_heads, load_recipe
 
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
@@ -28,10 +29,11 @@ def test_every_recipe_parses_builds_and_says_what_to_expect(name):
 
 
 def test_fields_are_overridden_in_their_type():
-    recipe = with_fields(
-        steps="7", learning_rate="1e-3", model__hidden_size="32", trackers="[tensorboard]", corpus="123"
-    )
+    fields = {"steps": "7", "learning_rate": "1e-3", "model__hidden_size": "32", "trackers": "[tensorboard]"}
+    recipe = with_fields(**fields, corpus="123", start_from="1984")
     assert (recipe.steps, recipe.learning_rate, recipe.corpus, recipe.trackers) == (7, 1e-3, "123", ["tensorboard"])
+    assert recipe.start_from == "1984"
+    assert with_fields(start_from="null").start_from is None
     assert recipe.model == {**load_recipe("smoke").model, "hidden_size": 32}
     assert with_fields(mixed_precision="null").mixed_precision is None
     assert with_fields(mixed_precision="no").mixed_precision == "no"
@@ -48,12 +50,20 @@ def test_file_may_say_no(tmp_path):
     ("fields", "words"),
     [
         ({"step": "5"}, ["step", "not a field", "steps"]),
-        ({"steps": "many"}, ["steps", "whole number", "many"]),
-        ({"steps": "1.5"}, ["steps", "whole number"]),
-        ({"steps": "true"}, ["steps", "whole number"]),
-        ({"steps": "0"}, ["steps", "at least 1"]),
+        ({"steps": "many"}, ["steps (on the command line)", "integer", "many"]),
+        ({"steps": "1.5"}, ["steps", "integer"]),
+        ({"steps": "true"}, ["steps", "integer"]),
+        ({"steps": "0"}, ["steps", "greater than or equal to 1"]),
         ({"learning_rate": "fast"}, ["learning_rate", "number", "fast"]),
-        ({"accept_changed_corpus": "2"}, ["accept_changed_corpus", "true or false"]),
+        ({"learning_rate": ".nan"}, ["learning_rate", "finite"]),
+        ({"matrix_learning_rate": "inf"}, ["matrix_learning_rate", "finite"]),
+        ({"beta1": "5"}, ["beta1", "less than 1", "5"]),
+        ({"seed": "-1"}, ["seed", "greater than or equal to 0"]),
+        ({"snapshots": "[0, ten]"}, ["snapshots", "integer", "ten"]),
+        ({"accept_changed_corpus": "2"}, ["accept_changed_corpus", "boolean"]),
+        ({"preset": "moder"}, ["preset", "'modern'", "moder"]),
+        ({"model__num_attention_heads": "3"}, ["num_attention_heads 3", "hidden_size 64"]),
+        ({"evaluate_evry": "3"}, ["evaluate_evry", "did you mean evaluate_every?"]),
         ({"optimizer": "sgd"}, ["optimizer", "adamw", "sgd"]),
         ({"decay_share": "0"}, ["decay_share"]),
         ({"sample_prompt": ""}, ["sample_prompt", "character"]),
@@ -86,7 +96,6 @@ def test_missing_recipe_names_the_known():
 @pytest.mark.parametrize(
     ("recipe", "word"),
     [
-        (Recipe(preset="giant"), "giant"),
         (Recipe(model={"hiden_size": 3}), "hiden_size"),
         (Recipe(model={"hidden_size": "wide"}), "hidden_size"),
         (Recipe(model={"vocab_size": 3}), "vocab_size"),
@@ -104,6 +113,38 @@ def test_every_field_is_explained_in_the_help():
     parser = argparse.ArgumentParser()
     add_recipe_options(parser)
     text = " ".join(parser.format_help().split())
-    for field in dataclasses.fields(Recipe):
-        assert f"--{field.name}" in text
-        assert field.metadata["help"]
+    for name, field in FIELDS.items():
+        assert f"--{name}" in text
+        assert field.description
+    assert "steps between scores of the whole validation split (default 250)" in text
+
+
+def test_the_presets_and_sizes_that_are_known_without_torch_are_the_models():
+    """A recipe is checked before the model's code is imported, which takes seconds."""
+    assert typing.get_args(TYPES["preset"]) == tuple(PRESETS)
+    for name in PRESETS:
+        config = preset_config(name)
+        assert config.hidden_size == 128
+        refused = check_heads(Recipe(preset=name, model={"hidden_size": 127}), {})
+        assert bool(refused) == (127 % config.num_attention_heads > 0)
+
+
+def test_a_misspelled_field_names_the_nearest_and_not_all():
+    with pytest.raises(UserError) as refusal:
+        with_fields(lerning_rate="1e-3")
+    assert "did you mean learning_rate?" in str(refusal.value)
+    assert "checkpoint_every" not in str(refusal.value)
+    assert len(str(refusal.value)) < 120
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        *((fields, True) for fields in ({}, {"seed": "2"}, {"log_every": "5"}, {"corpus": "sampler"})),
+        *((fields, False) for fields in ({"steps": "4"}, {"corpus": "mine.txt"}, {"model__hidden_size": "32"})),
+    ],
+)
+def test_the_expected_loss_is_of_the_recipe_as_it_is(overrides, expected):
+    assert (with_fields(**overrides).expected_loss is not None) == expected
+    assert bool(with_fields(**overrides).expected_sample) == expected
+    assert with_fields(**overrides, expected_loss="1.5").expected_loss == 1.5

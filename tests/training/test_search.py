@@ -52,6 +52,15 @@ def build(folder=None, **fields):
     return model, tokenizer
 
 
+def test_a_special_token_in_a_passage_is_text():
+    model, tokenizer = build(is_causal=False)
+    seen = []
+    model.base_model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    embed(model, tokenizer, ["a<|end|>b"], progress=False)
+    assert tokenizer.decode(seen[0][0]) == "a<|end|>b"
+    assert tokenizer.eos_token_id not in seen[0]
+
+
 @pytest.mark.parametrize("fields", [{"is_encoder_decoder": True}, {"is_causal": False}])
 def test_a_text_has_a_vector_a_word_and_the_same_alone_and_beside_a_longer_one(fields):
     model, tokenizer = build(**fields)
@@ -126,7 +135,7 @@ def test_command(tmp_path):
     assert float(said.split()[0]) >= float(said.splitlines()[1].split()[0])
     for wrong, words in (
         (["  ", "--checkpoint", tmp_path / "model"], "nothing to look for"),
-        (["a", "--checkpoint", tmp_path / "none"], "cannot be loaded"),
+        (["a", "--checkpoint", tmp_path / "none"], "there is no folder"),
         (["a", "--checkpoint", "space/checkpoints/poetry-gpt"], "is a decoder"),
     ):
         refused = run_forked("-m", "training.search", *wrong, *options, check=False)

@@ -1,5 +1,6 @@
 """Streams: every process and every resumed run sees the batches that one unbroken process sees."""
 
+import gzip
 import json
 import pickle
 import random
@@ -8,12 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 from tests.forks import run_forked
-from tokenizer import build_character_tokenizer
+from tokenizer import build_bpe_tokenizer, build_character_tokenizer, encode_text
 from training.command import UserError
 from training.recipe import Recipe
-from training.stream import ROWS, Stream, StreamedCorpus, count_lanes, find_shards, load_stream
+from training.stream import ROWS, Lane, Stream, StreamedCorpus, count_lanes, find_shards, load_stream
 
 DOCUMENTS = 600  # in a shard, which takes three batches of ROWS to read
 TOKENIZER = build_character_tokenizer("0123456789.;\n")
@@ -24,6 +27,21 @@ def documents(shard: int, count: int = DOCUMENTS) -> list[str]:
     """Texts of which each piece says where it is from; a few are empty."""
     chance = random.Random(shard)
     return ["".join(f"{shard}.{n}.{i};" for i in range(chance.randint(0, 6))) for n in range(count)]
+
+
+def write_rows(path, rows: list[str]) -> None:
+    """A shard with some documents, or a whole `.txt`."""
+    if path.suffix == ".parquet":
+        pq.write_table(pa.table({"text": rows}), path)
+        return
+    text = rows[0] if path.suffix == ".txt" else "".join(json.dumps({"text": row}) + "\n" for row in rows)
+    opener = {".gz": gzip.open, ".zst": open_zst}.get(path.suffix, open)
+    with opener(path, "wb") as file:
+        file.write(text.encode())
+
+
+def open_zst(path, mode):
+    return pytest.importorskip("zstandard").open(path, mode)
 
 
 def write(folder, kind: str, shards: int = 4, count: int = DOCUMENTS):
@@ -125,6 +143,53 @@ def test_processes_see_together_what_one_would_and_their_states_fit_any_number(s
     check(30)
 
 
+BLANK_LINES = "One line.\n\nAnother,\n\n\n\nafter blank ones\n and a space.\r\n\r\n" * 120
+
+
+def gpt2_like():
+    """A tokenizer that is not this project's: by GPT-2's rules white space goes with what comes after it."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    backend.train_from_iterator([BLANK_LINES], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=backend)
+
+
+@pytest.mark.parametrize("section", [10, 100, 100_000])
+@pytest.mark.parametrize("kind", ["txt", "jsonl", "jsonl.gz", "parquet"])
+@pytest.mark.parametrize("build", [lambda: build_bpe_tokenizer(BLANK_LINES, 300), gpt2_like], ids=["ours", "gpt2"])
+def test_a_stream_has_the_ids_of_the_text(tmp_path, monkeypatch, kind, section, build):
+    """As the validation split has, in which two line ends are one token; over the borders of batches and shards too."""
+    monkeypatch.setattr("tokenizer.encode.SECTION", section)
+    monkeypatch.setattr("training.stream.ROWS", 7)
+    tokenizer, texts = build(), [f"{shard} {BLANK_LINES}" for shard in range(2)]
+    documents = [[text] if kind == "txt" else [text, "", "\n\n", text[:50]] for text in texts]
+    for shard, rows in enumerate(documents):
+        write_rows(tmp_path / f"{shard}.{kind}", rows)
+    corpus = StreamedCorpus(str(tmp_path), "text", validation_characters=2)
+    # Without what is held out: a line, or a document.
+    documents[0] = [texts[0].partition("\n")[2]] if kind == "txt" else documents[0][1:]
+    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    # As `open` reads a text, so are all line ends of a .txt shard.
+    texts = [text.replace("\r\n", "\n") if kind == "txt" else text for rows in documents for text in rows]
+    expected = [token for text in texts for token in [*encode_text(tokenizer, text).tolist(), *end]]
+    lane = Lane(corpus, [0, 1], tokenizer)
+    assert lane.take(len(expected)).tolist() == expected
+
+
+@pytest.mark.parametrize("kind", ["txt", "jsonl"])
+def test_a_special_token_in_a_document_is_text(tmp_path, kind):
+    """Else a document could end in its middle."""
+    texts = [f"{n}.<|end|>.<|padding|>" for n in range(9)]
+    lines = texts if kind == "txt" else [json.dumps({"text": text}) for text in texts]
+    (tmp_path / f"0.{kind}").write_text("".join(line + "\n" for line in lines))
+    corpus = StreamedCorpus(str(tmp_path), "text", validation_characters=5)
+    seen = windows(Stream(corpus, TOKENIZER, context=16, batch_size=1), 9)[:, 0, :-1].flatten()
+    ends = int(torch.isin(seen, torch.tensor(TOKENIZER.all_special_ids)).sum())
+    assert ends <= (1 if kind == "txt" else 8)
+    assert "1.<|end|>.<|padding|>" in TOKENIZER.decode(seen)
+
+
 def test_what_is_held_out_is_never_trained_on(shards):
     corpus = StreamedCorpus(str(shards), "text", validation_characters=300)
     texts = corpus.validation.split("\n\n")
@@ -193,6 +258,37 @@ def test_shards_are_a_folder_or_a_glob(shards, tmp_path, monkeypatch):
         find_shards(str(tmp_path / "mixed"))
     with pytest.raises(UserError, match=r"no shards are found at .*nowhere.*\.jsonl"):
         find_shards(str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize("name", ["1.jsonl.bz2", "1.txt.gz", "1.json", "1.jsonl.xz", "notes.md"])
+def test_what_cannot_be_read_is_refused_by_name(tmp_path, name):
+    """It was left out without a word, and half of a corpus with it."""
+    for file in ("0.jsonl", name):
+        (tmp_path / file).write_text("")
+    (tmp_path / ".hidden").write_text("")
+    with pytest.raises(UserError, match=rf"{name}.*\.jsonl\.gz.*\*\.jsonl"):
+        find_shards(str(tmp_path))
+    assert [path.name for path in find_shards(f"{tmp_path}/*.jsonl")] == ["0.jsonl"]
+
+
+@pytest.mark.parametrize("kind", ["jsonl.gz", "jsonl.zst"])
+def test_compressed_shards_are_read_and_resumed(tmp_path, kind):
+    for shard in range(2):
+        write_rows(tmp_path / f"{shard}.{kind}", documents(shard))
+    corpus = StreamedCorpus(str(tmp_path), "text", validation_characters=50)
+    unbroken, resumed = (Stream(corpus, TOKENIZER, context=128, batch_size=8) for _ in range(2))
+    windows(unbroken, EPOCH // 4)
+    resumed.load_state_dict(pickle.loads(pickle.dumps(unbroken.state_dict())))
+    assert torch.equal(windows(resumed, EPOCH), windows(unbroken, EPOCH))
+    lane = TOKENIZER.decode(windows(Stream(corpus, TOKENIZER, 128, 8, lanes=2), 9)[:, 1::2, :-1].flatten())
+    assert "".join(text + TOKENIZER.eos_token for text in documents(1)).startswith(lane)
+
+
+def test_what_zst_needs_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr("training.stream.available_compressions", lambda: ["gzip"])
+    (tmp_path / "0.jsonl.zst").write_bytes(b"")
+    with pytest.raises(UserError, match=r"\.zst.*pip install zstandard"):
+        find_shards(str(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,226 @@
+"""Bounds on what a browser or a program may send, applied before Gradio reads it.
+
+Gradio has one queue for all visitors, first come, first served, and works through it whether or not anybody still
+waits. So a request first passes this ASGI middleware:
+
+- A request has at most a megabyte, must be JSON, and carries no file: nothing here takes one.
+- An event joins the queue only while its session and its address have few others there. Further ones are held until
+  there is a place, and refused where too many are held. One client can thus never fill the queue.
+- Events that nobody reads the results of are dropped after a while, and so are results that nobody fetched. (Gradio
+  itself drops them where a connection breaks, but not where none was opened.)
+- Calls of MCP tools are few for each address, because each keeps a thread of the server's while it waits.
+
+The address is the one that uvicorn reports: the other end of the connection, or, where that is a trusted proxy, the
+last address in `X-Forwarded-For` that is not a trusted proxy's own. Loopback is trusted. On Hugging Face every
+connection comes from a proxy in a private network; `app.main` trusts those there, so that each visitor counts alone.
+Behind any other proxy, name it in the environment variable `FORWARDED_ALLOW_IPS`; otherwise all visitors share the
+places of one address, and wait for each other.
+"""
+
+import asyncio
+import json
+import time
+from collections import Counter
+
+from gradio.queueing import Queue
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from space.words import language_of, say
+
+LARGEST = 1_000_000  # bytes of a request; more than a conversation as long as the page keeps has
+DISCARDED = 32  # times as much is read and thrown away, so that a browser is told why; then the connection is closed
+SESSION_PLACES, ADDRESS_PLACES = 4, 6  # events waiting or running; a page that changes its language has three
+HELD = 64  # events of one address that may wait for a place
+PATIENCE = 30  # seconds that an event waits for a place
+POLL = 0.1  # seconds between two looks for one
+ABSENT = 5  # seconds after which what nobody reads is dropped
+CALLS = 4  # of MCP tools at once, for one address
+# Views and explanations that are computed at once. They do not stop between words to let others go on, as answers do,
+# and with two cores more at once would only take more memory.
+LOOKING = {"concurrency_limit": 4, "concurrency_id": "looking", "api_visibility": "private"}
+EXPLAINING = {**LOOKING, "concurrency_id": "explaining"}
+
+
+class Guard:
+    """The middleware; see the module's docstring. It runs in the server's event loop and needs no locks."""
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+        self.entering: Counter[str] = Counter()  # events let in and not yet in the queue, by session and by address
+        self.held: Counter[str] = Counter()  # by address
+        self.calls: Counter[str] = Counter()  # by address
+        self.readers: Counter[str] = Counter()  # open streams of results, by session
+        self.timers: dict[str, asyncio.TimerHandle] = {}  # by session
+        self.dropping: set[asyncio.Task] = set()  # the event loop keeps no reference to its tasks
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+        elif scope["method"] == "POST":
+            await self.post(Request(scope), receive, send)
+        elif session := read_session(Request(scope)):
+            self.readers[session] += 1
+            try:
+                await self.app(scope, receive, send)
+            finally:
+                forget(self.readers, session)
+                self.look_later(queue_of(scope), session)
+        else:
+            await self.app(scope, receive, send)
+
+    async def post(self, request: Request, receive: Receive, send: Send) -> None:
+        """Let a request through, or answer it with a sentence on why not."""
+        path, address = request.url.path, request.client.host if request.client else ""
+        if path.endswith("/upload") or request.headers.get("content-type", "").startswith("multipart/"):
+            await refuse(request, receive, send, 415, "no_files")
+            return
+        body = await read_body(receive)
+        if body is None:
+            await refuse(request, receive, send, 413, "too_large", most=LARGEST)
+        elif path.endswith("/queue/join") or "/call/" in path:
+            await self.join(request, address, body, receive, send)
+        elif "/mcp" in path:
+            await self.call(request, address, body, receive, send)
+        else:
+            await self.app(request.scope, replay(body, receive), send)
+
+    async def join(self, request: Request, address: str, body: bytes, receive: Receive, send: Send) -> None:
+        """Let an event into the queue when there is a place for it."""
+        try:
+            # NaN and the infinities, which Python would read, are no JSON.
+            session = json.loads(body, parse_constant=int).get("session_hash")
+        except (ValueError, AttributeError, RecursionError):
+            await refuse(request, receive, send, 400, "no_json")
+            return
+        queue, who = queue_of(request.scope), [f"address {address}", *([f"session {session}"] if session else [])]
+        if not await self.wait_for_place(queue, address, session, receive):
+            await refuse(request, receive, send, 429, "busy")
+            return
+        self.entering.update(who)
+        answered = bytearray()
+
+        async def send_and_keep(message: Message) -> None:
+            answered.extend(message.get("body", b""))
+            await send(message)
+
+        try:
+            await self.app(request.scope, replay(body, receive), send_and_keep)
+        finally:
+            for name in who:
+                forget(self.entering, name)
+        if session or b"event_id" in answered:
+            self.look_later(queue, session or json.loads(answered)["event_id"])
+
+    async def wait_for_place(self, queue: Queue, address: str, session: str | None, receive: Receive) -> bool:
+        """Hold an event until its session and its address have a place; `False` if they get none."""
+        if self.held[address] >= HELD:
+            return False
+        self.held[address] += 1
+        until = time.monotonic() + PATIENCE
+        try:
+            while not self.has_place(queue, address, session):
+                if time.monotonic() > until or await is_gone(receive):
+                    return False
+            return True
+        finally:
+            forget(self.held, address)
+
+    def has_place(self, queue: Queue, address: str, session: str | None) -> bool:
+        events = list(queue.event_ids_to_events.values())  # those that wait and those that run
+        of_session = sum(event.session_hash == session for event in events) + self.entering[f"session {session}"]
+        here = sum(event.request.client is not None and event.request.client.host == address for event in events)
+        return of_session < SESSION_PLACES and here + self.entering[f"address {address}"] < ADDRESS_PLACES
+
+    async def call(self, request: Request, address: str, body: bytes, receive: Receive, send: Send) -> None:
+        """Let a request to the MCP server through. The tool that it calls joins the queue by a request of its own."""
+        if self.calls[address] >= CALLS:
+            await refuse(request, receive, send, 429, "busy")
+            return
+        self.calls[address] += 1
+        try:
+            await self.app(request.scope, replay(body, receive), send)
+        finally:
+            forget(self.calls, address)
+
+    def look_later(self, queue: Queue, session: str) -> None:
+        """Look in a while whether anybody reads what a session has asked for."""
+        if timer := self.timers.pop(session, None):
+            timer.cancel()
+        self.timers[session] = asyncio.get_running_loop().call_later(ABSENT, self.look, queue, session)
+
+    def look(self, queue: Queue, session: str) -> None:
+        del self.timers[session]
+        if not self.readers[session]:
+            task = asyncio.create_task(self.drop(queue, session))
+            self.dropping.add(task)
+            task.add_done_callback(self.dropping.discard)
+
+    async def drop(self, queue: Queue, session: str) -> None:
+        """Drop what a session has in the queue, stop what runs for it, and forget its results."""
+        await queue.clean_events(session_hash=session)
+        if not self.readers[session]:
+            queue.pending_messages_per_session.pop(session, None)
+            queue.pending_event_ids_session.pop(session, None)
+
+
+def queue_of(scope: Scope) -> Queue:
+    return scope["app"].get_blocks()._queue
+
+
+def read_session(request: Request) -> str | None:
+    """The session whose results a request reads, if it is one that reads any."""
+    path = request.url.path
+    if path.endswith("/queue/data"):
+        return request.query_params.get("session_hash")
+    if "/call/" not in path:
+        return None
+    event, queue = path.rstrip("/").rpartition("/")[2], queue_of(request.scope)
+    if event in queue.event_ids_to_events:
+        return queue.event_ids_to_events[event].session_hash
+    return next((session for session, events in queue.pending_event_ids_session.items() if event in events), event)
+
+
+def forget(counter: Counter[str], name: str) -> None:
+    """Count one less; a name with nothing left is removed, so that the counter does not grow with each visitor."""
+    counter[name] -= 1
+    if counter[name] <= 0:
+        del counter[name]
+
+
+async def read_body(receive: Receive) -> bytes | None:
+    """The body of a request, or `None` if it is too large or its sender has gone."""
+    body, size, more = bytearray(), 0, True
+    while more and size <= DISCARDED * LARGEST:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        more, size = message.get("more_body", False), size + len(message.get("body", b""))
+        if size <= LARGEST:
+            body += message.get("body", b"")
+    return bytes(body) if size <= LARGEST else None
+
+
+def replay(body: bytes, receive: Receive) -> Receive:
+    """A body that was read, to be read again."""
+    messages = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def again() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return again
+
+
+async def is_gone(receive: Receive) -> bool:
+    """Whether the sender of a request that was read goes away within [`POLL`] seconds."""
+    try:
+        return (await asyncio.wait_for(receive(), POLL))["type"] == "http.disconnect"
+    except TimeoutError:
+        return False
+
+
+async def refuse(request: Request, receive: Receive, send: Send, status: int, key: str, **values) -> None:
+    """Answer with a sentence in the language that the browser asks for; the page shows it."""
+    sentence = say(language_of(request), key, **values)
+    await JSONResponse({"detail": sentence}, status)(request.scope, receive, send)
