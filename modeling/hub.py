@@ -26,9 +26,7 @@ def check_reachable(checkpoint: str | Path) -> None:
         pass  # the Hub has answered, or the name is none of its: transformers says what is wrong
     except Exception as error:  # the client passes on what its HTTP library raises, which differs by version
         reason = " ".join(str(error).split())
-        raise OSError(
-            f"there is no folder {checkpoint}, and the Hub cannot be reached ({reason}); check the path or the network"
-        ) from None
+        raise OSError(f"the Hub cannot be reached: {reason}") from None
 
 
 def find_file(checkpoint: str | Path, name: str) -> Path | None:

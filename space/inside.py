@@ -27,7 +27,7 @@ from training.data import IGNORED, encode, encode_with_gaps
 from training.evaluate import sliding_windows
 from training.generate import stream_text
 
-LONGEST_SCORED = 2000  # tokens: what a page can wait for
+LONGEST_SCORED = 1200  # tokens: a whole answer, and what a page can wait for
 LIMIT = 96  # tokens that are traced: as many rows and columns as can still be told apart
 
 Heads = Sequence[tuple[int, int]]  # of each its layer, and its number there

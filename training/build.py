@@ -31,7 +31,7 @@ def check_start(recipe: Recipe) -> None:
         try:
             check_reachable(recipe.start_from)
         except OSError as error:
-            raise UserError(f"start_from cannot be had: {error}.") from None
+            raise UserError(not_loaded(recipe.start_from, error)) from None
 
 
 def build_tokenizer(recipe: Recipe, text: str) -> PreTrainedTokenizerBase:

@@ -147,23 +147,20 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=256, help="tokens, at most, of a text (default %(default)s)")
     parser.add_argument("--number", type=int, default=1, help="texts to write (default %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="of the first text; others count on (default %(default)s)")
-    parser.add_argument("--device", default="auto", help="such as cpu, cuda or mps (default %(default)s)")
+    parser.add_argument("--device", help="cpu, cuda, mps ... (default: the accelerator, where there is one)")
     arguments = parser.parse_args()
     if arguments.prompt == "-":
         arguments.prompt = sys.stdin.read().removesuffix("\n")
     check_arguments(arguments)
 
     from training.checkpoints import load_trained
+    from training.kernels import choose_device
 
     disable_progress_bar()
     tokenizer, model = load_trained(arguments.checkpoint)
     if not (model.config.is_causal or model.config.is_encoder_decoder):
         raise UserError(f"{arguments.checkpoint} is an encoder, which fills gaps and writes no text; give a decoder.")
-    try:
-        device = arguments.device if arguments.device != "auto" else torch.accelerator.current_accelerator() or "cpu"
-        model = model.to(device).eval()
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {arguments.device} cannot be used: {str(error).splitlines()[0]}") from None
+    model = model.to(choose_device(arguments.device)).eval()
     show = printable if sys.stdout.isatty() else str
     for number in range(arguments.number):
         how = (arguments.prompt, arguments.length, arguments.temperature, arguments.top_p, arguments.seed + number)

@@ -221,10 +221,10 @@ def test_the_same_functions_are_tools_of_an_mcp_server(url):
 
 @pytest.mark.slow
 def test_many_visitors_in_all_tabs_with_hostile_clients_among_them(served, url):
-    found = visitors.measure(url, served, os.getpid(), visitors=16, seconds=15, length=60)
+    found = visitors.measure(url, served, os.getpid(), visitors=16, seconds=10, length=30)
     print(visitors.report(found))
     assert found["errors"] == []
-    assert all(len(found[tab]) >= 10 for tab in ("chat", "explain", "inside", "evolution"))
+    assert all(len(found[tab]) >= 4 for tab in ("chat", "explain", "inside", "evolution"))
     assert len(found["unread"]) > 10
     assert max(found["first"]) < 10  # and under 5 on an idle machine, by `python -m tests.space.visitors`
 

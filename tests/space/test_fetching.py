@@ -26,12 +26,12 @@ def remote(tmp_path, monkeypatch):
     monkeypatch.setattr(corpora, "NAMES", ("far",))
     network = threading.Event()
 
-    def download(work, path, remedy):
+    def download(work, folder, instead):
         asked.append(threading.current_thread().name)
         if not network.is_set():
             raise UserError("no network")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / work.file).write_text(text, encoding="utf-8")
 
     monkeypatch.setattr(corpora, "fetch", download)
     record = checkpoint(tmp_path, tmp_path.name, sha256=sha256)

@@ -45,10 +45,10 @@ def test_the_longest_text_that_is_scored_takes_no_time_or_memory_to_speak_of(mon
     model, tokenizer = inside.load_eager(served.source)
     seen = []
     monkeypatch.setattr(inside, "keep_chances", lambda *given, keep=inside.keep_chances: seen.append(1) or keep(*given))
-    scored = inside.score_tokens(model, tokenizer, "", "the " * 1900)
-    assert len(scored) >= 1900
-    assert len(seen) > 10  # windows, one after the other
-    with pytest.raises(UserError, match="24,000 tokens for this model; give at most 2,000"):
+    scored = inside.score_tokens(model, tokenizer, "", "the " * 1100)
+    assert len(scored) >= 1100
+    assert len(seen) > 6  # windows, one after the other
+    with pytest.raises(UserError, match="24,000 tokens for this model; give at most 1,200"):
         inside.score_tokens(model, tokenizer, "", "月" * 8000)
 
 
