@@ -144,3 +144,43 @@ for name in {DECODERS}:
 """
     )
     assert said.count("The moon") == 2 * len(DECODERS)
+
+
+CONTRACT = """
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+for folder in folders:
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True, padding_side="left")
+    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True).eval()
+    texts = ["The moon", "The moon upon the water"]
+    batch = tokenizer(texts, padding=True, return_tensors="pt")
+    one = tokenizer(texts[0], return_tensors="pt")
+    greedy = {"do_sample": False, "max_new_tokens": 20, "eos_token_id": None}
+
+    def write(inputs=one, **options):
+        return model.generate(**inputs, **greedy, **options).tolist()
+
+    expected = write(use_cache=False)
+    assert len(expected[0]) == one["input_ids"].shape[1] + 20, folder
+    ways = [
+        {"use_cache": True},
+        {"cache_implementation": "dynamic"},
+        {"cache_implementation": "static"},
+        {"prompt_lookup_num_tokens": 3},
+        {"assistant_model": model},
+    ]
+    for options in ways[: 3 if model.config.num_hidden_layers == 0 else None]:
+        assert write(**options) == expected, (folder, options)
+    assert write(num_beams=3, use_cache=True) == write(num_beams=3, use_cache=False), folder
+    assert write(batch)[0][-20:] == expected[0][-20:], (folder, "padded on the left")
+    returned = {"return_dict_in_generate": True, "output_scores": True}
+    scores = [model.generate(**one, **greedy, **returned, use_cache=use).scores for use in (True, False)]
+    torch.testing.assert_close(*map(torch.stack, scores), atol=2e-4, rtol=1e-4)
+"""
+
+
+@pytest.mark.parametrize("half", [0, 1])
+def test_shipped_decoders_keep_the_contract_of_generate(half, outside):
+    """As a plain user loads them, with the code beside the weights: every way to write gives the same text."""
+    folders = [str(CHECKPOINTS / name) for name in DECODERS[half::2]]
+    outside(f"folders = {folders!r}\n{CONTRACT}")
