@@ -35,7 +35,7 @@ SESSION_PLACES, ADDRESS_PLACES = 4, 6  # events waiting or running; a page that 
 HELD = 64  # events of one address that may wait for a place
 PATIENCE = 30  # seconds that an event waits for a place
 POLL = 0.1  # seconds between two looks for one
-ABSENT = 5  # seconds after which what nobody reads is dropped
+ABSENT = 30  # seconds after which what nobody reads is dropped; a slow phone that draws takes some to begin to read
 CALLS = 4  # of MCP tools at once, for one address
 # Views and explanations that are computed at once. They do not stop between words to let others go on, as answers do,
 # and with two cores more at once would only take more memory.
@@ -152,7 +152,9 @@ class Guard:
 
     def look(self, queue: Queue, session: str) -> None:
         del self.timers[session]
-        if not self.readers[session]:
+        if self.entering[f"session {session}"]:
+            self.look_later(queue, session)
+        elif not self.readers[session]:
             task = asyncio.create_task(self.drop(queue, session))
             self.dropping.add(task)
             task.add_done_callback(self.dropping.discard)

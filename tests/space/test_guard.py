@@ -134,6 +134,28 @@ def test_a_reader_who_comes_in_time_gets_everything(served, url, monkeypatch):
     assert read(client, event)[1].startswith("The moon")
 
 
+def test_a_session_is_not_dropped_while_an_event_of_it_comes_in():
+    """It has no reader yet: the page opens one when it is told that its event has joined the queue."""
+    dropped = []
+
+    class Queue:
+        async def clean_events(self, session_hash):
+            dropped.append(session_hash)
+
+    async def look() -> bool:
+        watch = guard.Guard(None)
+        watch.look_later(Queue(), "page")
+        watch.entering["session page"] += 1
+        watch.look(Queue(), "page")
+        await asyncio.sleep(0)
+        waits = "page" in watch.timers
+        watch.timers["page"].cancel()
+        return waits
+
+    assert asyncio.run(look())
+    assert not dropped
+
+
 def test_calls_of_tools_are_few_for_each_address():
     waiting, end = threading.Semaphore(0), threading.Event()
 
