@@ -106,7 +106,7 @@ def launch(page: gr.Blocks, **options) -> tuple:
         theme=THEME,
         ssr_mode=False,
         mcp_server=True,
-        max_threads=80,  # an answer that waits for its turn keeps one
+        max_threads=100,  # an answer that waits for its turn keeps one
         max_file_size="1b",  # no component takes a file, and the guard refuses uploads
         state_session_capacity=200,  # Gradio keeps 0.6 MB for each session, open or not: for the last so many
         app_kwargs={"middleware": [Middleware(Guard)]},

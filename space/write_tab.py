@@ -23,7 +23,7 @@ EXAMPLES = [
     "Dorothy looked at the Scarecrow and",
     "写一首七言绝句，题目：月",
 ]
-SIMULTANEOUS = 16  # answers written in turns: each visitor sees words at once, and all get slower together
+SIMULTANEOUS = 32  # answers written in turns: each visitor sees words at once, and all get slower together
 LONGEST_CONVERSATION = 100_000  # characters that are kept; every update of an answer sends them again
 STOPS: dict[str, threading.Event] = {}  # of the answers that are being written, by the visitor's session
 # Tags that fetch something as soon as they are in the page. Gradio leaves "allowed" tags as text, the others as HTML

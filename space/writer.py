@@ -32,8 +32,8 @@ NARROWEST = 0.01  # the smallest top_p
 LARGEST_SEED = 2**31 - 1
 LONGEST_READ = 8000  # characters of an answer, or of another text, that a model reads again to explain it or to go on
 TURN = 0.05  # seconds that an answer is written on for before the reader sees more: nobody reads character by character
-# Answers are written in turns, first come, first served, by two threads: 16 that all compute at once take Python's lock
-# from each other after every few operations, and get half the work done.
+# Answers are written in turns, first come, first served, by two threads: many that all compute at once take Python's
+# lock from each other after every few operations, and get half the work done.
 WRITERS = ThreadPoolExecutor(2, "writer")
 TITLE_START = "\n\n"  # what a new poem or paragraph begins after
 # What the English model, which has read novels too, begins with, and what of that the reader sees: a poem comes after a

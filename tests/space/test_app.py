@@ -259,7 +259,7 @@ def test_waiting_is_bounded(monkeypatch):
 
 def test_the_page_has_these_limits():
     queue, writing = app.build_page()._queue, write_tab.SIMULTANEOUS
-    assert (queue.max_size, writing) == (256, 16)
+    assert (queue.max_size, writing) == (256, 32)
     assert queue.ANALYTICS_MAX_EVENTS <= 100
     limits = {
         fn.concurrency_limit for fn in app.build_page().fns.values() if fn.concurrency_id in ("writing", "programs")
