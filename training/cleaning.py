@@ -6,8 +6,6 @@
 import re
 from dataclasses import dataclass
 
-from training.works import UserError
-
 LONGEST = 30_000  # characters of a piece of a book without headings
 SHORTEST = 400  # a shorter piece goes with the one after it
 # The kinds of signs that typography and typewriters have for the same thing, and marks of emphasis.
@@ -96,19 +94,15 @@ def clean_book(raw: bytes, title: str, author: str, begins: str = "", ends: str 
 
     Args:
         begins, ends: how the text itself begins, and what follows its end, where rules do not find them.
-
-    Raises:
-        UserError: one of these is not found.
     """
     text = raw.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     text = without_frame(text)
     for mark in (begins, ends):
-        if mark and mark not in text:
-            raise UserError(f"'{mark}' does not stand in it")
+        assert mark in text, f"library.tsv: {mark!r} does not stand in {title}"
     if begins:
         text = text[text.index(begins) :]
     if ends:
-        text = text[: text.rindex(ends)]
+        text = text[: text.index(ends)]
     text = re.sub(r"(?<=\d)[-–](?=\d)", "-", text).translate(SIGNS)
     text = without_back(without_marks(text), bool(ends))
     blocks = split_blocks(text)
@@ -143,18 +137,22 @@ def without_marks(text: str) -> str:
     """A book without marks of illustrations, pages and notes, and without rows of asterisks."""
     text = re.sub(MARKS, "", text, flags=re.IGNORECASE)
     text = re.sub(REFERENCES, "", re.sub(r"\{[^{}]*\.jpg\}", "", text))
-    text = re.sub(r"(?m)^ *[\[({]?(?:p\. ?|pg\. ?|page )?\d{1,4}[\])}]? *$\n?", number_line, text, flags=re.IGNORECASE)
+    text = without_page_numbers(text)
     text = re.sub(r"(?m)^(?:[ *.·•+#-]*[*•+#][ *.·•+#-]*|[ .-]{4,})$", "", text)
     text = re.sub(r"(?<=\S) ?-- ?(?=\S)", "--", re.sub(r"-{3,}", "--", text))
     text = re.sub(r"(?<=\w) - (?=\w)|(?<=[,;.!?]) - (?=\w)", "--", text)
     return re.sub(r"''(?!')|,,", '"', text)
 
 
-def number_line(match: re.Match) -> str:
-    """A line of a number alone: a page's is left out, but that of a chapter stands among blank lines."""
-    alone = match.string[: match.start()].endswith("\n\n") and match.string[match.end() :].startswith("\n")
-    small = match[0].strip().isdigit() and int(match[0]) < 60
-    return match[0] if alone and small else ""
+def without_page_numbers(text: str) -> str:
+    """A book without the numbers of its pages, and its paragraphs whole where a page or a picture stood in them.
+
+    Numbers that stand alone are those of chapters where there are few of them.
+    """
+    number = r"(?m)^ *[\[({]?(?:[Pp]\. ?|[Pp]g\. ?|[Pp]age )?(\d{1,4})[\])}]? *$\n?"
+    if sum(int(found) > 60 for found in re.findall(number, text)) > 5:
+        text = re.sub(number, "", text)
+    return re.sub(r"(?<=[a-z,;])\n{2,}(?=[a-z])", "\n", text)
 
 
 def without_back(text: str, cut: bool) -> str:

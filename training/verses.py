@@ -4,9 +4,12 @@ A file of the archive is front matter (`author`, `title`) and a poem. [`clean_po
 """
 
 import html
+import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import numpy as np
 
@@ -15,14 +18,29 @@ from training.cleaning import SIGNS, Document
 LOST = "\ufffd"
 GRAM = 5  # words in a row by which poems are compared
 SHARED = 0.4  # share of a poem's grams from which on it stands in another one
-ACCENTS = "éèêëàâäáôöòóîïíûüùúçñæœåøãý"
+# The archive has lost every letter with an accent, so that its own poems tell none of these words.
+ACCENTED = """cæsar cæsars cæsar's æneas ægean ætna æolian æolus æschylus æsop æson æthiop æther ætherial phœbe phœbus phœnix
+phœnician phœbus' mediæval archæan ægis ægypt ægyptian orphæan pæan pæans dædal dædalus musæus piræus faëry faërie faëryland
+naïve naïveté café château châteaux fiancé fiancée rôle noël chloë zoë danaë noë goëthe göthe brontë boötes aërial aërie
+coëval poëm poësy poëts poët hélène thérèse andré rené josé cléopâtre fête fêted fêtes crêpe tête bête rêve élite éclat
+passé soirée mêlée débris début blasé cliché décor régime résumé née protégé protégée attaché communiqué roué risqué
+señor señora señorita señores cañon cañons doña niño mañana piñon müller schön für über grün blüthe röslein mädchen könig
+française français garçon façade ça çà où là voilà à déjà après très père mère frère même âme théâtre hôtel côte élan
+aphrodité psyché penelopé daphné phyllidé phaëton laocoön alcinoüs pasiphaë briseïs thaïs laïs israël raphaël michaël
+moët orléans bréhan béranger molière voltaïre rousseau's corneille's napoléon étienne émile ariadné persephoné calliopé
+terpsichoré eurydicé euterpé melpomené hebé niobé circé ægisthus cræsus crœsus œdipus ægle æacus pelée"""
+ACCENTED = frozenset(ACCENTED.split())
 # Words with a letter or more left out, before or after the apostrophe.
 ELIDED = "tis twas twere twill twould twixt tween neath mid midst mong mongst gainst em im er e ere round bout scape way"
 ELIDED += " cause stead sdeath stwill twad til till pon cross gin ve d ll re s t tisn't tain't twasn't kase nuff nother"
 CLIPPED = "tho thro o wi th an i t ha gi a na yo ol lan en fu de mo bo wa ma fa po ca no awa ower frae hae gie se ta un ho"
 CLIPPED += " altho thorough thru ev han ole doin goin comin lookin runnin livin makin nothin somethin mornin evenin"
 WORD = re.compile(rf"[^\W\d_{LOST}]+(?:'[^\W\d_{LOST}]+)*")
-NOTE = r"\s*(?:\[?\d{1,3}\]|\(\d{1,3}\)|\{\d{1,3}\}|\*+ ?|[†‡§]|Footnotes?\b|FOOTNOTES?\b|N(?:ote|OTE)S?\b ?[.:\-]).*[A-Za-z]{3}"
+NOTE = r"^(?:\[?\d{1,3}\]|\(\d{1,3}\)|\{\d{1,3}\}|\*+ ?|[†‡§]|Footnotes?\b|FOOTNOTES?\b|N(?:ote|OTE)S?\b ?[.:\-]).*[A-Za-z]{3}"
+EDITORIAL = re.compile(
+    r"(?i)first published|entered according|\bedition\b.*\)|\bMSS?\.|author's note|copyright|reprinted|"
+    r"^\(?(?:translated|imitated|adapted) (?:from|by)|^\(?from the (?:french|german|italian|spanish|latin|greek)\b"
+)
 EXCLUDED = re.compile(r"dickinson|shakespeare", re.IGNORECASE)
 
 
@@ -34,12 +52,9 @@ def clean_poems(files: Iterable[tuple[str, str]], poets: dict[str, str]) -> tupl
         poets: the authors to keep, as they are written in the files, with the names to give them.
     """
     left_out: Counter = Counter()
-    found = []
-    for _, text in files:
-        author, title, body = read_poem(text)
-        if author not in poets:
-            continue
-        found.append((poets[author], lay_out_poem(title), lay_out_poem(body)))
+    with ProcessPoolExecutor(min(4, os.cpu_count()), mp_context=get_context("spawn")) as pool:
+        laid_out = pool.map(lay_out_file, [text for _, text in files], chunksize=500)
+        found = [(poets[author], title, body) for author, title, body in laid_out if author in poets]
     words = Counter()
     for _, _, body in found:
         if LOST not in body:
@@ -56,6 +71,12 @@ def clean_poems(files: Iterable[tuple[str, str]], poets: dict[str, str]) -> tupl
     return kept, dict(left_out)
 
 
+def lay_out_file(text: str) -> tuple[str, str, str]:
+    """The author, title and poem of a file, laid out."""
+    author, title, body = read_poem(text)
+    return author, lay_out_poem(re.sub(r" +[-–—]+ +", ": ", title)), lay_out_poem(body)
+
+
 def read_poem(text: str) -> tuple[str, str, str]:
     """The author, title and text of a file; empty where it has none."""
     match = re.match(r"---\s*\n(.*?)\n---[ \t]*\n", text, re.DOTALL)
@@ -70,13 +91,11 @@ def lay_out_poem(text: str) -> str:
     text = html.unescape(html.unescape(text)).replace("\r", "")
     text = re.sub(r"\[(oe|ae)\]", r"\1", text, flags=re.IGNORECASE).translate(SIGNS)
     text = re.sub(r"\[(?:\d{0,4}|[A-Za-z])\]|\{\d+\}|\[(?:[^\[\]]|\[[^\[\]]*\]){0,1500}\]", cut_reference, text)
-    lines = text.split("\n")
-    for number, line in enumerate(lines):
-        if number > 3 and re.match(NOTE, line):
-            lines = lines[:number]
-            break
-    text = "\n".join(re.sub(r"\s{2,}[\[(]?\d{1,4}[\])]?\.?$", "", line).strip() for line in lines)
-    text = re.sub(r"(?m)^[\s*.·•+#-]*[*•+#][\s*.·•+#-]*$|^[ .-]{3,}$|^\d{1,4}$", "", text)
+    text = re.sub(r"(?m)^[ \t]+|[ \t]+$", "", re.sub(r"(?m)[ \t]{2,}[\[(]?\d{1,4}[\])]?\.?$", "", text))
+    head = re.match(r"(?:.*\n){0,4}", text).end()
+    if note := re.compile(NOTE, re.MULTILINE).search(text, head):
+        text = text[: note.start()]
+    text = re.sub(r"(?m)^[ *.·•+#-]*[*•+#][ *.·•+#-]*$|^[ .-]{3,}$|^\d{1,4}$", "", text)
     text = re.sub(r"(?<=[\w.,;:!?'\"])\*+|\*+(?=[\w'\"])|[†‡|]", "", text)
     text = re.sub(r"(?<=\S) ?-- ?(?=\S)", "--", re.sub(r"-{3,}", "--", text))
     text = re.sub(r"(?<=[\w,;.!?'\"]) - ?(?=[\w'\"])|(?<=[\w,;.!?'\"]) -$", "--", text, flags=re.MULTILINE)
@@ -97,14 +116,13 @@ def clean_poem(author: str, title: str, body: str, words: Counter) -> tuple[str,
     stanzas = [stanza for stanza in body.split("\n\n") if stanza.strip()]
     if len(stanzas) > 3 and all("\n" not in stanza for stanza in stanzas):
         stanzas = ["\n".join(stanzas)]  # each line stands by itself
-    prose = [is_prose(stanza, author) for stanza in stanzas]
-    while prose and prose[-1]:
-        stanzas, prose = stanzas[:-1], prose[:-1]
-    while prose and prose[0]:
-        stanzas, prose = stanzas[1:], prose[1:]
-    if any(prose):
+    while stanzas and is_note(stanzas, -1, author):
+        stanzas = stanzas[:-1]
+    while stanzas and is_note(stanzas, 0, author):
+        stanzas = stanzas[1:]
+    if any(is_prose(stanza, author) for stanza in stanzas):
         return "prose among the verse", None
-    body = "\n\n".join(stanzas)
+    body = re.sub(r"(?<=[a-z][!?;,.:])(?=[A-Z][a-z])", " ", "\n\n".join(stanzas))
     lines = body.split("\n")
     if lines and plain(lines[0]) == plain(title):
         body = body[len(lines[0]) :].strip()
@@ -113,16 +131,28 @@ def clean_poem(author: str, title: str, body: str, words: Counter) -> tuple[str,
         title, body = mend(title, words, straight), mend(body, words, straight)
         if LOST in body or LOST in title:
             return "a lost character", None
-    if re.search(r"[\[\]{}<>\\^@%]|https?:|gutenberg|footnote", body, re.IGNORECASE) or re.search(r"\?\?", body):
+    if re.search(r"[\[\]{}<>\\^@%#/+*\x00-\x08\x0e]|https?:|gutenberg|footnote", body, re.IGNORECASE) or re.search(r"\?\?", body):
         return "marks of an editor", None
     if EXCLUDED.search(author):
         return "another corpus has the poet", None
-    title = re.sub(r"[\[\]{}<>]", "", title).strip(" .") or lines[0].strip(" ,.;:!-")
+    title = re.sub(r"[\[\]{}<>]", "", title).strip(" .,;:") or lines[0].strip(" ,.;:!-")
     if title.isupper():
         title = re.sub(r"[A-Za-z']+", lambda m: m[0] if re.fullmatch("[IVXLC]+", m[0]) else m[0].capitalize(), title)
     if len(body) < 40 or body.count("\n") < 1:
         return "too short", None
     return "", Document(f"{title}\n\n{body}", title, author)
+
+
+def is_note(stanzas: list[str], place: int, author: str) -> bool:
+    """Whether the first or the last stanza is a note, a date, or prose."""
+    stanza, lengths = stanzas[place], [len(line) for other in stanzas for line in other.split("\n")]
+    if is_prose(stanza, author) or (len(stanza) < 300 and re.search(EDITORIAL, stanza)):
+        return True
+    if "\n" in stanza:
+        return False
+    dated = len(stanza) < 60 and re.search(r"\b1[5-9]\d\d\b", stanza)
+    usual = sorted(lengths)[len(lengths) // 2]
+    return bool(dated or (len(lengths) > 3 and len(stanza) > max(70, 1.7 * usual)))
 
 
 def is_prose(stanza: str, author: str) -> bool:
@@ -181,7 +211,8 @@ def lost_sign(before: str, after: str, words: Counter, straight: bool, apostroph
             return "'"
         if before[-1:] in ",.;:!?" and before[-1:]:
             return LOST
-        return accent("", first, words) or ('"' if not before or before[-1:] in " \n('\"-" else LOST)
+        sign = accent("", first)
+        return (sign.upper() if sign and before[-1:] in ("", "\n") else sign) or ('"' if not before or before[-1:] in " \n('\"-" else LOST)
     if left:
         return at_end(left, after, words, pending)
     if re.match(r"\d{3}|\d+,\d", after):
@@ -200,19 +231,20 @@ def inside(left: str, right: str, words: Counter, straight: bool, apostrophes: b
         if apostrophes and not straight:
             return "'"
         return "è" if straight and not apostrophes else LOST
+    if sign := accent(left, right):
+        return sign
     if words[f"{left}'{right}"] > 1 or right in ("s", "ll", "ve", "t", "st", "re", "m") and words[left]:
         return "'"
-    if sign := accent(left, right, words):
-        return sign
     both = len(left) > 1 or left in ("i", "a", "o")
     second = right.split("'")[0]
-    return "--" if both and words[left] > 2 and words[second] > 2 and len(second) > 1 else LOST
+    return "--" if both and words[left] > 30 and words[second] > 30 and len(second) > 1 else LOST
 
 
-def accent(left: str, right: str, words: Counter) -> str:
-    """The letter that makes the only known word, if there is one."""
-    found = sorted(((words[f"{left}{letter}{right}"], letter) for letter in ACCENTS), reverse=True)
-    return found[0][1] if found[0][0] > 1 and found[0][0] >= 3 * found[1][0] else ""
+def accent(left: str, right: str) -> str:
+    """The letter that makes a word of `ACCENTED`, if there is one."""
+    word = re.compile(f"{re.escape(left)}([^a-z']){re.escape(right)}")
+    found = {match[1] for known in ACCENTED if (match := word.fullmatch(known))}
+    return found.pop() if len(found) == 1 else ""
 
 
 def at_end(left: str, after: str, words: Counter, pending: bool) -> str:
@@ -220,7 +252,7 @@ def at_end(left: str, after: str, words: Counter, pending: bool) -> str:
     if left in CLIPPED.split() or (left.endswith("in") and words[f"{left}g"] > 3):
         return "'"
     if re.match(r"[,.;:!?]?\s|[,.;:!?)]|$", after):
-        if sign := accent(left, "", words):
+        if sign := accent(left, ""):
             return sign
         if pending:
             return '"'
@@ -231,10 +263,10 @@ def at_end(left: str, after: str, words: Counter, pending: bool) -> str:
 
 def without_repeats(poems: list[Document]) -> list[Document]:
     """The poems, without those of which a longer one has at least `SHARED` of the words in a row."""
-    owners, values = [], []
+    owners, values, ids = [], [], {}
     sizes = np.zeros(len(poems), dtype=np.int64)
     for number, poem in enumerate(poems):
-        grams = hash_grams(plain(poem.text.split("\n\n", 1)[1]).split())
+        grams = hash_grams(plain(poem.text.split("\n\n", 1)[1]).split(), ids)
         sizes[number] = len(grams)
         values.append(grams)
         owners.append(np.full(len(grams), number, dtype=np.int32))
@@ -264,13 +296,13 @@ def without_repeats(poems: list[Document]) -> list[Document]:
     return kept
 
 
-def hash_grams(words: list[str]) -> np.ndarray:
-    """A hash of each of the different `GRAM` words in a row, the same in every process."""
+def hash_grams(words: list[str], ids: dict[str, int]) -> np.ndarray:
+    """A hash of each of the different `GRAM` words in a row; `ids` numbers the words as they are met."""
     if len(words) < GRAM:
         return np.zeros(0, dtype=np.uint64)
-    ids = np.array([int.from_bytes(word.encode()[:8].ljust(8, b"\0"), "little") ^ len(word) for word in words], dtype=np.uint64)
+    numbers = np.array([ids.setdefault(word, len(ids) + 1) for word in words], dtype=np.uint64)
     value = np.zeros(len(words) - GRAM + 1, dtype=np.uint64)
     with np.errstate(over="ignore"):
         for shift in range(GRAM):
-            value = value * np.uint64(0x9E3779B97F4A7C15) + ids[shift : shift + len(value)]
+            value = value * np.uint64(0x9E3779B97F4A7C15) + numbers[shift : shift + len(value)]
     return np.unique(value)
