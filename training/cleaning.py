@@ -16,6 +16,7 @@ SIGNS = str.maketrans(
         **dict.fromkeys("—―", "--"),
         **dict.fromkeys("–‑", "-"),
         **dict.fromkeys("\xa0\u2003\u2009\t", " "),
+        "ſ": "s",
         **dict.fromkeys("\xad\ufeff\u200b_=~", ""),
         "…": "...",
     }
@@ -31,7 +32,8 @@ MARKS = (
     r"Decoration|Frontispiece|Map|Music|Blank Page|Pg|Page|Greek|Hebrew|Handwritten|Ornament|Tailpiece|Headpiece)\b"
     r"(?:[^\[\]]|\[[^\[\]]*\])*\]"
 )
-REFERENCES = r"(?<=[\w.,;:!?'\"-]) ?\[(?:\d{1,3}|[A-Z]|[*†‡]+)\]|(?<=[\w.,;:!?'\"-])\(\d{1,3}\)| ?\{\d{1,3}\w?\}|(?<=[\w.,;:!?'\"])\*+(?=[\s'\",.;!?)])"
+REFERENCES = r"(?<=[\w.,;:!?'\"-]) ?\[(?:\d{1,3}|[A-Z]|[*†‡]+)\]|(?<=[\w.,;:!?'\"-])\(\d{1,3}\)| ?\{\d{1,3}\w?\}|(?m: \(\d{1,2}\)$)"
+REFERENCES += r"|(?<=[\w.,;:!?'\"]) ?[*+]+(?=[\s'\",.;!?)])|(?<=[a-z])&(?= )"
 NOTES = r"transcriber|proofread|pgdp\.net|gutenberg|e-?text|ebook|scanned|html version|underscores"
 BACK = (
     r"\n\s*(?:THE END|The End|FINIS|Finis|End of The Grey Fairy Book)\W*\n",
@@ -47,7 +49,7 @@ CONTENTS = r"(?:TABLE OF |LIST OF |THE )?(?:CONTENTS|CHAPTERS|ILLUSTRATIONS|COLO
 CONTENTS += r"|CHAPTER LIST\W*|PAGE|FACING PAGE"
 # A note on where a tale comes from, and a footnote that stands by itself.
 SOURCES = r"[\[(](?:From|Adapted|Translated|Taken|Told|Traditions|Contes|Volksm|Japan|[A-Z]\w+ische)[^\]]*[\])]\.?|From (?:the )?'[^']*'\.?"
-SOURCES += r"|[\[(]\d{1,3}[\])] .*|[\[(][^\])]{3,80}(?:M[aä]h?rchen|Contes|Stories|Tales|Volk\w+)[^\])]*[\])]\.?|Grimm\.|Asbjornsen and Moe\.?|\* .*"
+SOURCES += r"|[\[(]\d{1,3}[\])] .*|[\[(][^\])]{3,80}(?:M[aä]h?rchen|Contes|Stories|Tales|Volk\w+)[^\])]*[\])]\.?|Grimm\.|Asbjornsen and Moe\.?|(?:[*+&]+|\[[*+]\]) .*"
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,12 @@ class Block:
         capitals = text.upper() == text and len(re.findall("[A-Z]", text)) > 2
         quoted = text[0] in "\"'(" or text[-1] in ",;:-"
         return not quoted and self.gap > 1 and (capitals or (self.gap > 2 and text[-1] not in ".!?\"'"))
+
+    @property
+    def is_subtitle(self) -> bool:
+        """Whether it can be the second line of a heading."""
+        text = self.joined
+        return len(text) <= 80 and len(self.lines) < 3 and text[0].isalnum() and (text[-1].isalnum() or text.isupper())
 
     @property
     def is_prose(self) -> bool:
@@ -116,6 +124,8 @@ def clean_book(raw: bytes, title: str, author: str, begins: str = "", ends: str 
 
 def is_note(text: str) -> bool:
     """Whether a paragraph is a note of those who made the file, or on where a tale comes from."""
+    if len(text) < 90 and re.fullmatch(r"(?:Adapted |Translated |Taken )?[Ff]rom [^.;,!?]{3,80}\.?|.*M(?:a|ä|ae)h?rchen.*", text):
+        return True
     maker = len(text) < 1500 and re.search(NOTES, text, re.IGNORECASE)
     return bool(maker or re.fullmatch(SOURCES, text))
 
@@ -136,7 +146,12 @@ def without_frame(text: str) -> str:
 def without_marks(text: str) -> str:
     """A book without marks of illustrations, pages and notes, and without rows of asterisks."""
     text = re.sub(MARKS, "", text, flags=re.IGNORECASE)
-    text = re.sub(REFERENCES, "", re.sub(r"\{[^{}]*\.jpg\}", "", text))
+    text = re.sub(r"\{[^{}]*\.jpg\}|\[\*\*[^\]]*\]|(?im:^ *\d* *(?:full[ -]page )?line-art drawing\.? *$)|(?m:^.*\|.*\|.*$)|\|", "", text)
+    text = re.sub(rf"\[({WORDS} [IVXLC]+)\]", r"\1", text)
+    text = re.sub(REFERENCES, "", text)
+    gloss = r" \[[^\]]{1,200}\](?=[\s,.;:!?\"')])"
+    if len(re.findall(gloss, text)) > 30:  # an editor explains words to children
+        text = re.sub(gloss, "", text)
     text = without_page_numbers(text)
     text = re.sub(r"(?m)^(?:[ *.·•+#-]*[*•+#][ *.·•+#-]*|[ .-]{4,})$", "", text)
     text = re.sub(r"(?<=\S) ?-- ?(?=\S)", "--", re.sub(r"-{3,}", "--", text))
@@ -186,6 +201,8 @@ def first_block(blocks: list[Block], begin: int) -> int:
     found = place
     while found > begin and place - found < 2 and blocks[found - 1].is_heading and len(blocks[found - 1].lines) < 4:
         found -= 1
+    if found == place and place - begin > 1 and blocks[place - 1].is_subtitle and blocks[place - 2].is_heading:
+        found -= 2
     return found
 
 
@@ -247,9 +264,10 @@ def chapters(blocks: list[Block], width: int) -> list[tuple[str, str]]:
     blocks = [block for i, block in enumerate(blocks) if not i or not block.is_heading or block.joined != blocks[i - 1].joined]
     for block in blocks:
         text = paragraphs(block, width)
-        if block.is_heading and not after_heading and block.gap > 1 and size_of(pieces[-1][1]) >= SHORTEST:
-            pieces.append((tidy(block.joined), [tidy(block.joined)]))
-        elif block.is_heading and after_heading and len(pieces[-1][1]) == 1 and len(pieces[-1][0]) < 60:
+        first = not pieces[-1][1]
+        if block.is_heading and (first or (not after_heading and block.gap > 1 and size_of(pieces[-1][1]) >= SHORTEST)):
+            pieces[len(pieces) - first :] = [(tidy(block.joined), [tidy(block.joined)])]
+        elif (block.is_heading or block.is_subtitle) and after_heading and len(pieces[-1][1]) == 1:
             pieces[-1] = (f"{pieces[-1][0]} {tidy(block.joined)}", [*pieces[-1][1], tidy(block.joined)])
         else:
             pieces[-1][1].append(text)

@@ -36,7 +36,11 @@ ELIDED += " cause stead sdeath stwill twad til till pon cross gin ve d ll re s t
 CLIPPED = "tho thro o wi th an i t ha gi a na yo ol lan en fu de mo bo wa ma fa po ca no awa ower frae hae gie se ta un ho"
 CLIPPED += " altho thorough thru ev han ole doin goin comin lookin runnin livin makin nothin somethin mornin evenin"
 WORD = re.compile(rf"[^\W\d_{LOST}]+(?:'[^\W\d_{LOST}]+)*")
-NOTE = r"^(?:\[?\d{1,3}\]|\(\d{1,3}\)|\{\d{1,3}\}|\*+ ?|[†‡§]|Footnotes?\b|FOOTNOTES?\b|N(?:ote|OTE)S?\b ?[.:\-]).*[A-Za-z]{3}"
+# A paragraph that begins with a mark of a note.
+NOTE = (
+    r"(?m)^(?:\[?\d{1,3}\]|\(\d{1,3}\)|\{\d{1,3}\}|\*+ ?|[†‡§]|Footnotes?\b|FOOTNOTES?\b|N(?:ote|OTE)S?\b ?[.:\-])"
+    r".*[A-Za-z]{3}.*(?:\n.+)*"
+)
 EDITORIAL = re.compile(
     r"(?i)first published|entered according|\bedition\b.*\)|\bMSS?\.|author's note|copyright|reprinted|"
     r"^\(?(?:translated|imitated|adapted) (?:from|by)|^\(?from the (?:french|german|italian|spanish|latin|greek)\b"
@@ -90,11 +94,10 @@ def lay_out_poem(text: str) -> str:
     """A text with one kind of signs, no notes in brackets or after the end, no indentation, no rows of asterisks."""
     text = html.unescape(html.unescape(text)).replace("\r", "")
     text = re.sub(r"\[(oe|ae)\]", r"\1", text, flags=re.IGNORECASE).translate(SIGNS)
-    text = re.sub(r"\[(?:\d{0,4}|[A-Za-z])\]|\{\d+\}|\[(?:[^\[\]]|\[[^\[\]]*\]){0,1500}\]", cut_reference, text)
     text = re.sub(r"(?m)^[ \t]+|[ \t]+$", "", re.sub(r"(?m)[ \t]{2,}[\[(]?\d{1,4}[\])]?\.?$", "", text))
     head = re.match(r"(?:.*\n){0,4}", text).end()
-    if note := re.compile(NOTE, re.MULTILINE).search(text, head):
-        text = text[: note.start()]
+    text = text[:head] + re.sub(NOTE, "", text[head:])
+    text = re.sub(r" ?\[(?:\d{0,4}|[A-Za-z])\]|\{\d+\}|\[(?:[^\[\]]|\[[^\[\]]*\]){0,1500}\]", cut_reference, text)
     text = re.sub(r"(?m)^[ *.·•+#-]*[*•+#][ *.·•+#-]*$|^[ .-]{3,}$|^\d{1,4}$", "", text)
     text = re.sub(r"(?<=[\w.,;:!?'\"])\*+|\*+(?=[\w'\"])|[†‡|]", "", text)
     text = re.sub(r"(?<=\S) ?-- ?(?=\S)", "--", re.sub(r"-{3,}", "--", text))
