@@ -3,6 +3,7 @@
 [`clean_book`] gives the chapters of a book. Spelling and wording stay as they are.
 """
 
+import itertools
 import re
 from dataclasses import dataclass
 
@@ -32,9 +33,18 @@ MARKS = (
     r"Decoration|Frontispiece|Map|Music|Blank Page|Pg|Page|Greek|Hebrew|Handwritten|Ornament|Tailpiece|Headpiece)\b"
     r"(?:[^\[\]]|\[[^\[\]]*\])*\]"
 )
-REFERENCES = r"(?<=[\w.,;:!?'\"-]) ?\[(?:\d{1,3}|[A-Z]|[*†‡]+)\]|(?<=[\w.,;:!?'\"-])\(\d{1,3}\)| ?\{\d{1,3}\w?\}|(?m: \(\d{1,2}\)$)"
-REFERENCES += r"|(?<=[\w.,;:!?'\"]) ?[*+]+(?=[\s'\",.;!?)])|(?<=[a-z])&(?= )"
-NOTES = r"transcriber|proofread|pgdp\.net|gutenberg|e-?text|ebook|scanned|html version|underscores"
+AFTER = r"(?<=[\w.,;:!?'\"-])"
+REFERENCES = "|".join(
+    (
+        rf"{AFTER} ?\[(?:\d{{1,3}}|[A-Z]|[*†‡]+)\]",
+        rf"{AFTER}\(\d{{1,3}}\)",
+        r" ?\{\d{1,3}\w?\}",
+        r"(?m: \(\d{1,2}\)$)",
+        rf"{AFTER} ?[*+]+(?=[\s'\",.;!?)])",
+        r"(?<=[a-z])&(?= )",
+    )
+)
+NOTES = r"transcriber|proofread|pgdp\.net|gutenberg|\betext\b|\bebook\b|scanned (?:by|from)|html version|underscores"
 BACK = (
     r"\n\s*(?:THE END|The End|FINIS|Finis|End of The Grey Fairy Book)\W*\n",
     r"\n\W*(?i:transcriber'?s?'? (?:end )?notes?)\b",
@@ -45,11 +55,19 @@ BACK = (
 NUMERAL = r"(?:[IVXLC]+|\d{1,3})"
 WORDS = r"(?:CHAPTER|BOOK|PART|STORY|SCENE|STAVE|LETTER|ADVENTURE|VOLUME|CHIRP|Chapter|Book|Part|Chap\.|CHAP\.)"
 HEADING = rf"(?:{WORDS}\b.{{0,90}}|{NUMERAL}\.?(?:[ -].{{1,80}})?)"
-CONTENTS = r"(?:TABLE OF |LIST OF |THE )?(?:CONTENTS|CHAPTERS|ILLUSTRATIONS|COLOURED PLATES|FULL-?PAGE PLATES|PLATES)\W*"
+CONTENTS = (
+    r"(?:TABLE OF |LIST OF |THE )?(?:CONTENTS|CHAPTERS|ILLUSTRATIONS|COLOURED PLATES|FULL-?PAGE PLATES|PLATES)\W*"
+)
 CONTENTS += r"|CHAPTER LIST\W*|PAGE|FACING PAGE"
 # A note on where a tale comes from, and a footnote that stands by itself.
-SOURCES = r"[\[(](?:From|Adapted|Translated|Taken|Told|Traditions|Contes|Volksm|Japan|[A-Z]\w+ische)[^\]]*[\])]\.?|From (?:the )?'[^']*'\.?"
-SOURCES += r"|[\[(]\d{1,3}[\])] .*|[\[(][^\])]{3,80}(?:M[aä]h?rchen|Contes|Stories|Tales|Volk\w+)[^\])]*[\])]\.?|Grimm\.|Asbjornsen and Moe\.?|(?:[*+&]+|\[[*+]\]) .*"
+SOURCES = "|".join(
+    (
+        r"[\[(](?:From|Adapted|Translated|Taken|Told|Traditions|Contes|Volksm|Japan|[A-Z]\w+ische)[^\]]*[\])]\.?",
+        r"[\[(][^\])]{3,80}(?:M[aä]h?rchen|Contes|Stories|Tales|Volk\w+)[^\])]*[\])]\.?",
+        r"From (?:the )?'[^']*'\.?|Grimm\.|Asbjornsen and Moe\.?",
+        r"(?:[\[(]\d{1,3}[\])]|[*+&]+|\[[*+]\]) .*",
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -124,7 +142,9 @@ def clean_book(raw: bytes, title: str, author: str, begins: str = "", ends: str 
 
 def is_note(text: str) -> bool:
     """Whether a paragraph is a note of those who made the file, or on where a tale comes from."""
-    if len(text) < 90 and re.fullmatch(r"(?:Adapted |Translated |Taken )?[Ff]rom [^.;,!?]{3,80}\.?|.*M(?:a|ä|ae)h?rchen.*", text):
+    if len(text) < 90 and re.fullmatch(
+        r"(?:Adapted |Translated |Taken )?[Ff]rom [^.;,!?]{3,80}\.?|.*M(?:a|ä|ae)h?rchen.*", text
+    ):
         return True
     maker = len(text) < 1500 and re.search(NOTES, text, re.IGNORECASE)
     return bool(maker or re.fullmatch(SOURCES, text))
@@ -146,7 +166,11 @@ def without_frame(text: str) -> str:
 def without_marks(text: str) -> str:
     """A book without marks of illustrations, pages and notes, and without rows of asterisks."""
     text = re.sub(MARKS, "", text, flags=re.IGNORECASE)
-    text = re.sub(r"\{[^{}]*\.jpg\}|\[\*\*[^\]]*\]|(?im:^ *\d* *(?:full[ -]page )?line-art drawing\.? *$)|(?m:^.*\|.*\|.*$)|\|", "", text)
+    text = re.sub(
+        r"\{[^{}]*\.jpg\}|\[\*\*[^\]]*\]|(?im:^ *\d* *(?:full[ -]page )?line-art drawing\.? *$)|(?m:^.*\|.*\|.*$)|\|",
+        "",
+        text,
+    )
     text = re.sub(rf"\[({WORDS} [IVXLC]+)\]", r"\1", text)
     text = re.sub(REFERENCES, "", text)
     gloss = r" \[[^\]]{1,200}\](?=[\s,.;:!?\"')])"
@@ -197,7 +221,7 @@ def split_blocks(text: str) -> list[Block]:
 
 def first_block(blocks: list[Block], begin: int) -> int:
     """Where the text goes on after a title page or a table: at the headings before the first paragraph of prose."""
-    place = next((i for i in range(begin, len(blocks)) if blocks[i].is_prose), len(blocks))
+    place = next((i for i in range(begin, len(blocks)) if blocks[i].is_prose), begin)
     found = place
     while found > begin and place - found < 2 and blocks[found - 1].is_heading and len(blocks[found - 1].lines) < 4:
         found -= 1
@@ -231,9 +255,7 @@ def paragraphs(block: Block, width: int) -> str:
     before = None
     for line, indent in zip(block.lines, indents, strict=True):
         inside = indent > base + 1
-        if inside != before and not (before is None):
-            runs.append([])
-        elif not runs:
+        if (inside != before and before is not None) or not runs:
             runs.append([])
         runs[-1].append(line.strip())
         before = inside
@@ -245,7 +267,7 @@ def paragraphs(block: Block, width: int) -> str:
 def lay_out(lines: list[str], width: int) -> str:
     """Lines joined where they were broken only because they were full."""
     lines = [re.sub(r" {2,}", " ", line) for line in lines]
-    early = [len(a) + 1 + len(b.split(" ")[0]) < width - 5 for a, b in zip(lines, lines[1:], strict=False)]
+    early = [len(a) + 1 + len(b.split(" ")[0]) < width - 5 for a, b in itertools.pairwise(lines)]
     capital = [bool(re.match(r"[\"'(\[-]*[A-Z0-9]", line)) for line in lines[1:]]
     verse = lines[1:] and sum(early) >= 0.5 * len(early) and sum(capital) >= 0.5 * len(capital)
     if verse:
@@ -261,7 +283,9 @@ def chapters(blocks: list[Block], width: int) -> list[tuple[str, str]]:
     """The title and text of each chapter, or of pieces where there are no headings."""
     pieces: list[tuple[str, list[str]]] = [("", [])]
     after_heading = False
-    blocks = [block for i, block in enumerate(blocks) if not i or not block.is_heading or block.joined != blocks[i - 1].joined]
+    blocks = [
+        block for i, block in enumerate(blocks) if not i or not block.is_heading or block.joined != blocks[i - 1].joined
+    ]
     for block in blocks:
         text = paragraphs(block, width)
         first = not pieces[-1][1]

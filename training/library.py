@@ -95,7 +95,8 @@ SHELVES = {
     "tales": Shelf("97 books of tales and children's novels", "GitHub rcdm-uga/Gutenberg_Text", ""),
     "verse": Shelf("poems of 231 poets", "GitHub facjure/public-domain-poetry", ""),
 }
-POEMS_SHA256 = "d8bfa7493950f6671efb1bcdbf7cd2df5bb34d5f829d8a4bf81a6b563b084b74"  # of the poems of the listed poets, as [`read_archive`] gives them
+# Of the poems of the listed poets, as [`read_archive`] gives them.
+POEMS_SHA256 = "d8bfa7493950f6671efb1bcdbf7cd2df5bb34d5f829d8a4bf81a6b563b084b74"
 
 
 def read_table(name: str) -> list[list[str]]:

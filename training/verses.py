@@ -19,21 +19,28 @@ LOST = "\ufffd"
 GRAM = 5  # words in a row by which poems are compared
 SHARED = 0.4  # share of a poem's grams from which on it stands in another one
 # The archive has lost every letter with an accent, so that its own poems tell none of these words.
-ACCENTED = """cæsar cæsars cæsar's æneas ægean ætna æolian æolus æschylus æsop æson æthiop æther ætherial phœbe phœbus phœnix
-phœnician phœbus' mediæval archæan ægis ægypt ægyptian orphæan pæan pæans dædal dædalus musæus piræus faëry faërie faëryland
-naïve naïveté café château châteaux fiancé fiancée rôle noël chloë zoë danaë noë goëthe göthe brontë boötes aërial aërie
-coëval poëm poësy poëts poët hélène thérèse andré rené josé cléopâtre fête fêted fêtes crêpe tête bête rêve élite éclat
-passé soirée mêlée débris début blasé cliché décor régime résumé née protégé protégée attaché communiqué roué risqué
-señor señora señorita señores cañon cañons doña niño mañana piñon müller schön für über grün blüthe röslein mädchen könig
-française français garçon façade ça çà où là voilà à déjà après très père mère frère même âme théâtre hôtel côte élan
-aphrodité psyché penelopé daphné phyllidé phaëton laocoön alcinoüs pasiphaë briseïs thaïs laïs israël raphaël michaël
-moët orléans bréhan béranger molière voltaïre rousseau's corneille's napoléon étienne émile ariadné persephoné calliopé
-terpsichoré eurydicé euterpé melpomené hebé niobé circé ægisthus cræsus crœsus œdipus ægle æacus pelée"""
+ACCENTED = """
+alcinoüs andré aphrodité après archæan ariadné attaché aërial aërie blasé blüthe boötes briseïs brontë bréhan
+béranger bête café calliopé cañon cañons chloë château châteaux circé cliché cléopâtre communiqué coëval
+crêpe crœsus cæsar cæsar's cæsars côte danaë daphné doña dædal dædalus débris début décor déjà eurydicé euterpé
+façade faërie faëry faëryland fiancé fiancée français française frère fête fêted fêtes für garçon goëthe grün göthe
+hebé hélène hôtel israël josé könig laocoön laïs là mañana mediæval melpomené michaël molière moët musæus mädchen
+mère mêlée même müller napoléon naïve naïveté niobé niño noë noël née orléans orphæan où pasiphaë passé
+penelopé persephoné phaëton phœbe phœbus phœnician phœnix piræus piñon poëm poësy poët poëts protégé
+protégée psyché pæan pæans père raphaël rené risqué roué régime résumé rêve rôle röslein schön señor señora señores
+señorita soirée terpsichoré thaïs thérèse théâtre très tête voilà voltaïre zoë à âme æacus ægean ægis ægisthus ægle
+ægypt ægyptian æneas æolian æolus æschylus æson æsop æther ætherial æthiop ætna ça çà éclat élan élite émile étienne
+über œdipus
+"""
 ACCENTED = frozenset(ACCENTED.split())
 # Words with a letter or more left out, before or after the apostrophe.
-ELIDED = "tis twas twere twill twould twixt tween neath mid midst mong mongst gainst em im er e ere round bout scape way"
+ELIDED = (
+    "tis twas twere twill twould twixt tween neath mid midst mong mongst gainst em im er e ere round bout scape way"
+)
 ELIDED += " cause stead sdeath stwill twad til till pon cross gin ve d ll re s t tisn't tain't twasn't kase nuff nother"
-CLIPPED = "tho thro o wi th an i t ha gi a na yo ol lan en fu de mo bo wa ma fa po ca no awa ower frae hae gie se ta un ho"
+CLIPPED = (
+    "tho thro o wi th an i t ha gi a na yo ol lan en fu de mo bo wa ma fa po ca no awa ower frae hae gie se ta un ho"
+)
 CLIPPED += " altho thorough thru ev han ole doin goin comin lookin runnin livin makin nothin somethin mornin evenin"
 WORD = re.compile(rf"[^\W\d_{LOST}]+(?:'[^\W\d_{LOST}]+)*")
 # A paragraph that begins with a mark of a note.
@@ -134,7 +141,9 @@ def clean_poem(author: str, title: str, body: str, words: Counter) -> tuple[str,
         title, body = mend(title, words, straight), mend(body, words, straight)
         if LOST in body or LOST in title:
             return "a lost character", None
-    if re.search(r"[\[\]{}<>\\^@%#/+*\x00-\x08\x0e]|https?:|gutenberg|footnote", body, re.IGNORECASE) or re.search(r"\?\?", body):
+    if re.search(r"[\[\]{}<>\\^@%#/+*\x00-\x08\x0e]|https?:|gutenberg|footnote", body, re.IGNORECASE) or re.search(
+        r"\?\?", body
+    ):
         return "marks of an editor", None
     if EXCLUDED.search(author):
         return "another corpus has the poet", None
@@ -210,12 +219,20 @@ def lost_sign(before: str, after: str, words: Counter, straight: bool, apostroph
         first = right.replace(LOST, "'")
         if re.match(r"\d", after):
             return LOST
-        if first.split("'")[0] in ELIDED.split() and first.split("'")[0] not in ("way", "cause", "round", "till", "cross"):
+        if first.split("'")[0] in ELIDED.split() and first.split("'")[0] not in (
+            "way",
+            "cause",
+            "round",
+            "till",
+            "cross",
+        ):
             return "'"
         if before[-1:] in ",.;:!?" and before[-1:]:
             return LOST
         sign = accent("", first)
-        return (sign.upper() if sign and before[-1:] in ("", "\n") else sign) or ('"' if not before or before[-1:] in " \n('\"-" else LOST)
+        return (sign.upper() if sign and before[-1:] in ("", "\n") else sign) or (
+            '"' if not before or before[-1:] in " \n('\"-" else LOST
+        )
     if left:
         return at_end(left, after, words, pending)
     if re.match(r"\d{3}|\d+,\d", after):
@@ -236,7 +253,7 @@ def inside(left: str, right: str, words: Counter, straight: bool, apostrophes: b
         return "è" if straight and not apostrophes else LOST
     if sign := accent(left, right):
         return sign
-    if words[f"{left}'{right}"] > 1 or right in ("s", "ll", "ve", "t", "st", "re", "m") and words[left]:
+    if words[f"{left}'{right}"] > 1 or (right in ("s", "ll", "ve", "t", "st", "re", "m") and words[left]):
         return "'"
     both = len(left) > 1 or left in ("i", "a", "o")
     second = right.split("'")[0]

@@ -267,7 +267,9 @@ def download(url: str, instead: str, bar: bool = True) -> bytes:
     try:
         with urllib.request.urlopen(request, timeout=60) as response:
             size, parts = response.headers.get("Content-Length"), []
-            with tqdm(total=size and int(size), unit="B", unit_scale=True, delay=1, leave=False, disable=not bar) as shown:
+            with tqdm(
+                total=size and int(size), unit="B", unit_scale=True, delay=1, leave=False, disable=not bar
+            ) as shown:
                 while part := response.read(1 << 20):
                     parts.append(part)
                     shown.update(len(part))

@@ -13,7 +13,9 @@ PROSE = (
     "one leg in the reeds and looking as if it had never moved at all.\n"
 )
 HEADER = "Title: A Tale\n\n*** START OF THIS PROJECT GUTENBERG EBOOK A TALE ***\n\nProduced by A. Reader\n\n\n"
-OLD_HEADER = "***START**THE SMALL PRINT!**\nlicence\n*END*THE SMALL PRINT! FOR PUBLIC DOMAIN ETEXTS*Ver.04.29.93*END*\n\n\n"
+OLD_HEADER = (
+    "***START**THE SMALL PRINT!**\nlicence\n*END*THE SMALL PRINT! FOR PUBLIC DOMAIN ETEXTS*Ver.04.29.93*END*\n\n\n"
+)
 FOOTER = "\n\n\nEnd of the Project Gutenberg EBook of A Tale\n\n*** END OF THIS PROJECT GUTENBERG EBOOK ***\nlicence\n"
 
 
@@ -35,7 +37,9 @@ def test_header_and_licence_are_left_out(header):
 
 
 def test_title_page_and_contents_are_left_out():
-    front = "A TALE\n\nBY\n\nA. WRITER\n\nLONDON 1901\n\n\n\nCONTENTS\n\n  I. The Heron       1\n  II. The Reeds      9\n"
+    front = (
+        "A TALE\n\nBY\n\nA. WRITER\n\nLONDON 1901\n\n\n\nCONTENTS\n\n  I. The Heron       1\n  II. The Reeds      9\n"
+    )
     text = book(front + chapter("I", "The Heron") + chapter("II", "The Reeds"))
     assert text.startswith("CHAPTER I\n\nThe Heron")
     assert "LONDON" not in text
@@ -83,7 +87,7 @@ def test_numbers_of_pages_go_and_those_of_chapters_stay():
     "end",
     [
         "\n\nTHE END\n\n\nBOOKS FOR THE YOUNG\n\nThe Stork. Price $1.25\n",
-        "\n\nTranscriber's Note:\n\nPage 3, \"hreon\" changed to \"heron\".\n",
+        '\n\nTranscriber\'s Note:\n\nPage 3, "hreon" changed to "heron".\n',
         "\n\nFOOTNOTES:\n\n[1] A bird.\n",
     ],
 )
@@ -92,7 +96,9 @@ def test_what_stands_behind_the_end_is_left_out(end):
 
 
 def test_a_chapter_called_the_end_is_no_end():
-    text = book("".join(chapter(n, "T") for n in ("I", "II", "III", "IV", "V", "VI")) + chapter("VII", "THE END", PROSE))
+    text = book(
+        "".join(chapter(n, "T") for n in ("I", "II", "III", "IV", "V", "VI")) + chapter("VII", "THE END", PROSE)
+    )
     assert "THE END" not in text  # its heading goes
     assert text.count("The old woman") == 21
 
@@ -148,8 +154,11 @@ def poem(title: str, body: str, author: str = "A. Poet") -> tuple[str, str]:
 
 
 def test_poems_that_stand_twice_prose_and_other_poets_are_left_out():
-    lines = [f"The {bird} of the {place} goes over the water alone," for bird in ("heron", "stork", "crane", "rail")
-             for place in ("reeds", "sands")]
+    lines = [
+        f"The {bird} of the {place} goes over the water alone,"
+        for bird in ("heron", "stork", "crane", "rail")
+        for place in ("reeds", "sands")
+    ]
     whole = "\n".join(lines)
     files = [
         poem("The Birds", whole),

@@ -36,9 +36,17 @@ def tale(bird: str) -> str:
     words = [f"{bird}{number}" for number in range(240)]
     chapters = []
     for part, number in enumerate(("I", "II", "III")):
-        lines = [" ".join(words[begin : begin + 8]) for begin in range(part * 80, part * 80 + 80, 8)]
-        chapters.append(f"CHAPTER {number}\n\n" + "\n".join([f"The story of {bird} and {bird} as {bird} told it to {bird} at home", *lines]) + "\n")
-    return "*** START OF THIS PROJECT GUTENBERG EBOOK A TALE ***\n\n\n\n" + "\n\n\n\n".join(chapters) + "\n\n\n*** END OF X"
+        lines = [" ".join(words[begin : begin + 10]) for begin in range(part * 80, part * 80 + 80, 10)]
+        chapters.append(
+            f"CHAPTER {number}\n\n"
+            + "\n".join([f"The story of {bird} and {bird} as {bird} told it to {bird} at home", *lines])
+            + "\n"
+        )
+    return (
+        "*** START OF THIS PROJECT GUTENBERG EBOOK A TALE ***\n\n\n\n"
+        + "\n\n\n\n".join(chapters)
+        + "\n\n\n*** END OF X"
+    )
 
 
 def poem(author: str, bird: str) -> str:
@@ -56,9 +64,7 @@ def archive(poems: dict[str, str]) -> bytes:
     return raw.getvalue()
 
 
-BOOKS = {
-    split: f"Writer, A. (Ann)/{split} tale\rwith a long title.txt" for split in SPLITS
-}
+BOOKS = {split: f"Writer, A. (Ann)/{split} tale\rwith a long title.txt" for split in SPLITS}
 POETS = {"train": "A. Poet", "validation": "B. Poet", "test": "C. Poet"}
 POEMS = {f"{author} {bird}": poem(author, bird) for (split, author), bird in zip(POETS.items(), NAMES, strict=False)}
 
@@ -113,7 +119,7 @@ def test_whole_works_and_poets_are_in_the_splits_that_the_lists_say(mirror):
         assert [(d.author, d.title) for d in read_split("verse", split)] == [(author, f"The {bird}")]
     for (shelf, split), bird in zip(itertools.product(("baum", "tales"), SPLITS), NAMES, strict=False):
         documents = list(read_split(shelf, split))
-        assert {document.author for document in documents} == {"Ann Writer"}
+        assert {document.author for document in documents} == {"A. Writer"}
         assert len(documents) == 3
         assert all(bird in document.text for document in documents)
 
@@ -135,7 +141,7 @@ def test_shelves_load_as_corpora_with_three_splits(mirror):
 
 
 def test_another_text_than_the_registrys_is_refused(mirror):
-    with pytest.raises(UserError, match="corpus 'verse' differs .* remove .*library to fetch it again"):
+    with pytest.raises(UserError, match=r"corpus 'verse' differs .* remove .*library to fetch it again"):
         load_corpus("verse")
 
 
@@ -158,7 +164,9 @@ def test_the_same_shelves_are_made_again(mirror, tmp_path, monkeypatch):
 
 def test_what_a_held_out_split_tells_is_not_trained_on():
     shared = " and this is told again in quite another book, word for word"
-    documents = {bird: library.Document(f"The {bird} went home" + shared * (bird != "rail"), "T", "A") for bird in NAMES}
+    documents = {
+        bird: library.Document(f"The {bird} went home" + shared * (bird != "rail"), "T", "A") for bird in NAMES
+    }
     shelves = {
         "baum": {"train": [documents["heron"], documents["rail"]], "validation": [], "test": [documents["crane"]]},
         "verse": {"train": [], "validation": [documents["stork"]], "test": []},
@@ -229,7 +237,7 @@ def test_a_full_disk_is_one_sentence(mirror, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(library, "write_whole", full)
-    with pytest.raises(UserError, match="the library could not be written to .* [(]No space left on device[)]; free"):
+    with pytest.raises(UserError, match=r"the library could not be written to .* [(]No space left on device[)]; free"):
         library.fetch_library()
 
 
