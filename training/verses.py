@@ -107,8 +107,8 @@ def lay_out_poem(text: str) -> str:
     text = re.sub(r" ?\[(?:\d{0,4}|[A-Za-z])\]|\{\d+\}|\[(?:[^\[\]]|\[[^\[\]]*\]){0,1500}\]", cut_reference, text)
     text = re.sub(r"(?m)^[ *.·•+#-]*[*•+#][ *.·•+#-]*$|^[ .-]{3,}$|^\d{1,4}$", "", text)
     text = re.sub(r"(?<=[\w.,;:!?'\"])\*+|\*+(?=[\w'\"])|[†‡|]", "", text)
-    text = re.sub(r"(?<=\S) ?-- ?(?=\S)", "--", re.sub(r"-{3,}", "--", text))
-    text = re.sub(r"(?<=[\w,;.!?'\"]) - ?(?=[\w'\"])|(?<=[\w,;.!?'\"]) -$", "--", text, flags=re.MULTILINE)
+    text = re.sub(r"(?m)(?<=\S) ?--(?: ?(?=\S)|$)", "--", re.sub(r"-{3,}", "--", text))
+    text = re.sub(r"(?<=[\w,;.!?'\"]) - ?(?=[\w'\"])|(?<=[\w,;:.!?'\"]) -$", "--", text, flags=re.MULTILINE)
     text = re.sub(r"''|``", '"', re.sub(r" {2,}", " ", text))
     return re.sub(r"\n{3,}", "\n\n", text).strip()
 
@@ -156,12 +156,14 @@ def clean_poem(author: str, title: str, body: str, words: Counter) -> tuple[str,
 
 
 def is_note(stanzas: list[str], place: int, author: str) -> bool:
-    """Whether the first or the last stanza is a note, a date, or prose."""
+    """Whether the first or the last stanza is a note, a date, a name, or prose."""
     stanza, lengths = stanzas[place], [len(line) for other in stanzas for line in other.split("\n")]
     if is_prose(stanza, author) or (len(stanza) < 300 and re.search(EDITORIAL, stanza)):
         return True
     if "\n" in stanza:
         return False
+    if place and len(stanza) < 30 and stanza.isupper():
+        return True  # the name of a translator
     dated = len(stanza) < 60 and re.search(r"\b1[5-9]\d\d\b", stanza)
     usual = sorted(lengths)[len(lengths) // 2]
     return bool(dated or (len(lengths) > 3 and len(stanza) > max(70, 1.7 * usual)))
