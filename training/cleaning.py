@@ -191,6 +191,7 @@ def without_page_numbers(text: str) -> str:
     number = r"(?m)^ *[\[({]?(?:[Pp]\. ?|[Pp]g\. ?|[Pp]age )?(\d{1,4})[\])}]? *$\n?"
     if sum(int(found) > 60 for found in re.findall(number, text)) > 5:
         text = re.sub(number, "", text)
+        text = re.sub(r"(?m)^ *\d{1,3} +(?=[A-Z][\w' -]+$)", "", text)  # of an illustration, by its caption
     return re.sub(r"(?<=[a-z,;])\n{2,}(?=[a-z])", "\n", text)
 
 
