@@ -258,11 +258,11 @@ def main() -> None:
             what = "those of chinese-poems, each with the name of its form"
         if name in COLLECTIONS:
             what = f"{', '.join(parts[:3])}{f' and {len(parts) - 3} more' if parts[3:] else ''}, joined"
+        if name in SHELVES and not is_there(name):
+            missing = [name]
         if missing and not names:
-            print(f"{name:19} {'':>10} {'':>8}  {what} (not fetched yet: {WORKS[missing[0]].url})")
-            continue
-        if name in SHELVES and not names and not is_there(name):
-            print(f"{name:19} {'':>10} {'':>8}  {what} (not fetched yet: {SHELVES[name].source})")
+            source = SHELVES[name].source if name in SHELVES else WORKS[missing[0]].url
+            print(f"{name:19} {'':>10} {'':>8}  {what} (not fetched yet: {source})")
             continue
         corpus = load_corpus(name)
         details = (

@@ -90,7 +90,7 @@ SHELVES = {
     "baum": Shelf(
         "28 fantasies of L. Frank Baum, 13 of them of Oz",
         "GitHub rcdm-uga/Gutenberg_Text",
-        "a466a868a0ade4e66987dc4b00bf279e745910773e5e8c22eb09ca5115010e1c",
+        "58eabf0fc406da151cf78cbd0261c9d41bea1d5559cade044fc92334a2f6556d",
     ),
     "tales": Shelf(
         "97 books of tales and children's novels",
@@ -100,7 +100,7 @@ SHELVES = {
     "verse": Shelf(
         "poems of 231 poets",
         "GitHub facjure/public-domain-poetry",
-        "86b3263d03533867fa52c30cfc668c87e2d0eaeff2951acff23293de2d4ce350",
+        "5da620bdf40bf4af4a43e582d17f51d48a9b21cf863402be6704431a64e1fdad",
     ),
 }
 # Of the poems of the listed poets, as [`read_archive`] gives them.
