@@ -17,12 +17,13 @@ from functools import cached_property
 from pathlib import Path
 
 from training.command import UserError, in_one_line, run_command
+from training.library import SHELVES, is_there, load_shelf, shelf_folder
 from training.quatrains import label_quatrains
-from training.works import COLLECTIONS, LICENCE, WORKS, fetch
+from training.works import COLLECTIONS, LICENCE, WORKS, cache_folder, fetch
 
 SAMPLER = Path(__file__).with_name("sampler.txt")
 QUATRAINS = "quatrains"
-NAMES = ("sampler", *WORKS, *COLLECTIONS, QUATRAINS)
+NAMES = ("sampler", *WORKS, *COLLECTIONS, QUATRAINS, *SHELVES)
 HUB_DATASET = r"[\w.-]+/[\w.-]+"
 BETWEEN = "\n\n"  # joined texts
 OWN = "a text of the trainer's own"
@@ -37,6 +38,7 @@ class Corpus:
     source: str = OWN
     splits: tuple[int, ...] = ()  # where the validation split of each text begins; by default after 90%
     training_text: str | None = None  # what is left of the training split, where something was taken out
+    test: str | None = None  # a third split, which nothing is chosen by; most corpora have none
 
     @property
     def text(self) -> str:
@@ -94,7 +96,13 @@ def load_corpus(name: str, accept_changed: bool = False, column: str = "text") -
             tuple(text for part in parts for text in part.texts),
             "; ".join(dict.fromkeys(part.source for part in parts)),
             tuple(border for part in parts for border in part.borders),
+            test=None if any(part.test is None for part in parts) else BETWEEN.join(part.test for part in parts),
         )
+    if name in SHELVES:
+        splits, shelf = load_shelf(name, accept_changed), SHELVES[name]
+        train = splits["train"] + BETWEEN
+        source = f"{shelf.title}, {shelf.source}"
+        return Corpus(name, (train + splits["validation"],), source, (len(train),), test=splits["test"])
     if name == "sampler":
         return Corpus(name, (read_text(SAMPLER),), "verse written for the project")
     if name == QUATRAINS:
@@ -225,11 +233,6 @@ def load_work(name: str, accept_changed: bool) -> str:
     return text
 
 
-def cache_folder() -> Path:
-    """Where what was fetched or computed is kept for the next time."""
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ozymandias"
-
-
 def corpora_folder() -> Path:
     """Where the cleaned texts of works lie, or will lie."""
     return Path(os.environ.get("OZYMANDIAS_CORPORA", cache_folder() / "corpora"))
@@ -249,16 +252,22 @@ def main() -> None:
         parts = {**COLLECTIONS, QUATRAINS: ("chinese-poems",)}.get(name, (name,))
         missing = [work for work in parts if work in WORKS and not corpus_path(work).exists()]
         what = f"{WORKS[name].title}; {corpus_path(name)}" if name in WORKS else ""
+        if name in SHELVES:
+            what = f"{SHELVES[name].title}; {shelf_folder(name)}"
         if name == QUATRAINS:
             what = "those of chinese-poems, each with the name of its form"
         if name in COLLECTIONS:
             what = f"{', '.join(parts[:3])}{f' and {len(parts) - 3} more' if parts[3:] else ''}, joined"
+        if name in SHELVES and not is_there(name):
+            missing = [name]
         if missing and not names:
-            print(f"{name:19} {'':>10} {'':>8}  {what} (not fetched yet: {WORKS[missing[0]].url})")
+            source = SHELVES[name].source if name in SHELVES else WORKS[missing[0]].url
+            print(f"{name:19} {'':>10} {'':>8}  {what} (not fetched yet: {source})")
             continue
         corpus = load_corpus(name)
         details = (
-            f"sha256 {corpus.sha256[:16]}: {len(corpus.train):,} train, {len(corpus.validation):,} validate; {what}"
+            f"sha256 {corpus.sha256[:16]}: {len(corpus.train):,} train, {len(corpus.validation):,} validate"
+            f"{'' if corpus.test is None else f', {len(corpus.test):,} test'}; {what}"
         )
         print(
             f"{name:19} {len(corpus.text):>10,} {len(set(corpus.text)):>8,}  "

@@ -25,6 +25,7 @@ from training.corpora import NAMES, Corpus, load_corpus
 from training.data import IGNORED, Copy, encode, mask_spans
 from training.generate import stream_text
 from training.kernels import choose_device, choose_kernels
+from training.library import SHELVES
 from training.overlap import trained_on
 from training.quality import is_chinese, measure_quality
 
@@ -210,26 +211,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", help="a checkpoint's folder or Hub id")
     parser.add_argument("--corpus", required=True, help=f"{', '.join(NAMES)}, or one of your own")
+    parser.add_argument(
+        "--split",
+        choices=("validation", "test"),
+        default="validation",
+        help="which of the corpus' texts to score (default %(default)s); only shelves of the library have a test split",
+    )
     parser.add_argument("--context", type=int, help="length of a window (default: the model's context)")
     parser.add_argument("--device", help="cpu, cuda, mps ... (default: the accelerator, where there is one)")
     parser.add_argument("--samples", type=int, default=0, help="texts to write and measure (default %(default)s)")
     arguments = parser.parse_args()
     device, corpus = choose_device(arguments.device), load_corpus(arguments.corpus)
+    text = corpus.test if arguments.split == "test" else corpus.validation
+    if text is None:
+        raise UserError(f"corpus '{corpus.name}' has no test split, only {', '.join(SHELVES)} have; leave --split out.")
     tokenizer, model = load_trained(arguments.checkpoint)
     model.to(device)
     context = arguments.context or model.config.max_position_embeddings
     choose_kernels(model, model.device, context)
-    loss, accuracy = score_text(model, tokenizer, corpus.validation, context)
+    loss, accuracy = score_text(model, tokenizer, text, context)
     decoder = model.config.is_causal and not model.config.is_encoder_decoder
     windows = f"windows of {context} tokens, " + (
         f"stride {max(1, context // 2)}" if decoder else "one after the other"
     )
     print(
         f"{corpus.name}: {loss:.4f} nats per character ({loss / math.log(2):.4f} bits), {accuracy:.1%} of tokens "
-        f"ranked first, over {len(corpus.validation):,} characters in {windows}"
+        f"ranked first, over {len(text):,} characters in {windows}"
     )
     if model.config.feed_forward_type == "moe":
-        for layer, shares in enumerate(expert_load(model, tokenizer, corpus.validation), start=1):
+        for layer, shares in enumerate(expert_load(model, tokenizer, text), start=1):
             print(f"experts of layer {layer}: {' '.join(f'{share:.1%}' for share in shares.tolist())}")
     if arguments.samples:
         if not decoder:

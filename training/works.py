@@ -224,6 +224,17 @@ WORKS = {
 COLLECTIONS = {"poetry": ("dickinson", "sonnets"), "classics": tuple(CLASSICS)}
 
 
+def cache_folder() -> Path:
+    """Where what was fetched or computed is kept for the next time."""
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ozymandias"
+
+
+def address(url: str) -> str:
+    """Where an address is fetched from: the mirror, if there is one."""
+    mirror = os.environ.get("OZYMANDIAS_MIRROR")
+    return f"{mirror}/{url.removeprefix('https://')}" if mirror else url
+
+
 def fetch(work: Work, folder: Path, instead: str) -> None:
     """Download what a work is made from, and put the text of every work that is made from it into `folder`.
 
@@ -237,9 +248,7 @@ def fetch(work: Work, folder: Path, instead: str) -> None:
         with FileLock(folder / "fetch.lock"):
             if (folder / work.file).exists():
                 return
-            url = work.url
-            if mirror := os.environ.get("OZYMANDIAS_MIRROR"):
-                url = f"{mirror}/{url.removeprefix('https://')}"
+            url = address(work.url)
             print(f"fetching {work.title} from {url}")
             raw = download(url, instead)
             for other in WORKS.values():
@@ -252,16 +261,18 @@ def fetch(work: Work, folder: Path, instead: str) -> None:
         ) from None
 
 
-def download(url: str, instead: str) -> bytes:
-    """The bytes behind an address, with a progress bar where they take longer than a second."""
+def download(url: str, instead: str, bar: bool = True) -> bytes:
+    """The bytes behind an address, with a progress bar where they take longer than a second, unless `bar` is false."""
     request = urllib.request.Request(url, headers={"User-Agent": "ozymandias (github; one file, cached)"})
     try:
         with urllib.request.urlopen(request, timeout=60) as response:
             size, parts = response.headers.get("Content-Length"), []
-            with tqdm(total=size and int(size), unit="B", unit_scale=True, delay=1, leave=False) as bar:
+            with tqdm(
+                total=size and int(size), unit="B", unit_scale=True, delay=1, leave=False, disable=not bar
+            ) as shown:
                 while part := response.read(1 << 20):
                     parts.append(part)
-                    bar.update(len(part))
+                    shown.update(len(part))
             raw = b"".join(parts)
             if size and len(raw) < int(size):  # `read` with a length says nothing of it
                 raise OSError(f"the connection broke off after {len(raw):,} of {int(size):,} bytes")

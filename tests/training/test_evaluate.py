@@ -77,3 +77,11 @@ def test_command_repeats_the_recorded_loss(trained):
     assert missing.returncode == 1
     assert "nothing" in missing.stderr
     assert "Traceback" not in missing.stderr
+
+
+def test_only_shelves_of_the_library_have_a_test_split():
+    done = run_forked(
+        "-m", "training.evaluate", "space/checkpoints/english", "--corpus", "sampler", "--split", "test", check=False
+    )
+    assert done.returncode == 1
+    assert "corpus 'sampler' has no test split, only baum, tales, verse have; leave --split out." in done.stderr
