@@ -1,7 +1,7 @@
 """The library: shelves of English books and poems to learn from, as shards of documents.
 
     python -m training.corpora baum tales verse                     # fetch and clean them, once
-    python -m training.pretrain --stream true --corpus '~/.cache/ozymandias/library/verse/train-*.jsonl' ...
+    python -m training.pretrain --stream true --corpus "$HOME/.cache/ozymandias/library/verse/train-*.jsonl" ...
 
 `library.tsv` lists the books of the shelves `baum` and `tales`, `poets.tsv` the poets of `verse`, each with the split
 that it is in: a book or a poet is never divided. All shelves are made together, since what stands in a validation or
