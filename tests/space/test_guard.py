@@ -22,6 +22,12 @@ def visitor(url: str, number: int, **headers) -> httpx.Client:
     )
 
 
+def run(coroutine):
+    """Run a coroutine in a thread of its own: Playwright's loop may be running in this one."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, coroutine).result()
+
+
 def join(client: httpx.Client, data: list, session: str | None = None) -> httpx.Response:
     return client.post("/call/generate", json={"data": data} | ({"session_hash": session} if session else {}))
 
@@ -152,7 +158,7 @@ def test_a_session_is_not_dropped_while_an_event_of_it_comes_in():
         watch.timers["page"].cancel()
         return waits
 
-    assert asyncio.run(look())
+    assert run(look())
     assert not dropped
 
 
@@ -175,4 +181,4 @@ def test_calls_of_tools_are_few_for_each_address():
         end.set()
         return [refused.status_code, *(answer.status_code for answer in await asyncio.gather(*calls))]
 
-    assert asyncio.run(all_calls()) == [429] + guard.CALLS * [200]
+    assert run(all_calls()) == [429] + guard.CALLS * [200]

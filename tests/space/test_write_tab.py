@@ -122,10 +122,11 @@ def test_why_an_answer_was_written_so_and_another_way_to_go_on(page):
     tokens.nth(6).click()
     page.locator("#alternative").wait_for()
     wait_until(lambda: page.locator("#heads button").count() > 3)  # attention of this very text is there
+    page.locator("#heat .js-plotly-plot").wait_for()  # from here on nothing on the page moves
     assert before.startswith(page.input_value("#inside-text textarea"))
     choice = page.locator("#alternative label").first
     taken = choice.inner_text().rsplit("  ", 1)[0].rsplit(" ", 1)[0]
-    choice.click()
+    choice.locator("input").check()
     page.click("#go-on")
     # Of a tab that is not shown, the browser tells the text without its line ends.
     wait_until(lambda: page.get_by_role("tab", name="Write").get_attribute("aria-selected") == "true")
