@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import gradio as gr
 
 from space import inside, writer
-from space.words import VisitorError, errors_shown
+from space.language import VisitorError, errors_shown
 
 
 def add_endpoints(page: gr.Blocks, **limits) -> None:

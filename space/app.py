@@ -14,13 +14,13 @@ import torch
 from starlette.middleware import Middleware
 
 from space import api
-from space.custom import STATIC, token_at
-from space.evolution_tab import EvolutionTab
-from space.fetching import keep_fetching, texts_of
 from space.guard import EXPLAINING, LOOKING, Guard
-from space.inside_tab import InsideTab
-from space.words import LANGUAGES, Words, errors_shown, language_of
-from space.write_tab import SIMULTANEOUS, WriteTab, examine, restore
+from space.language import LANGUAGES, Words, errors_shown, language_of
+from space.tabs.components import STATIC, token_at
+from space.tabs.evolution import EvolutionTab
+from space.tabs.inside import InsideTab
+from space.tabs.write import SIMULTANEOUS, WriteTab, examine, restore
+from space.training_texts import keep_fetching, texts_of
 from space.writer import LONGEST_READ, default_model, load, served_models
 from training.command import run_command
 

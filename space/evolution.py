@@ -8,7 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from space.inside import load_eager, open_up, score_tokens
 from space.loading import load_once, local_folder
-from space.scoring import ScoredToken
+from space.token_scores import ScoredToken
 from space.writer import CHECKPOINTS, EVOLUTION, answer, served_models
 from training.checkpoints import BEST, METRICS, list_snapshots, load_snapshot, record_path
 from training.command import UserError

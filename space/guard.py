@@ -27,7 +27,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from space.words import language_of, say
+from space.language import language_of, say
 
 LARGEST = 1_000_000  # bytes of a request; more than a conversation as long as the page keeps has
 DISCARDED = 32  # times as much is read and thrown away, so that a browser is told why; then the connection is closed

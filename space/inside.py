@@ -18,9 +18,9 @@ from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 from modeling import OzymandiasModel
 from modeling.modeling_ozymandias import soft_cap
+from space.language import VisitorError, check_encodable
 from space.loading import load_checkpoint, load_once
-from space.scoring import Chances, ScoredToken, judge_all, keep_chances, show_token
-from space.words import VisitorError, check_encodable
+from space.token_scores import Chances, ScoredToken, judge_all, keep_chances, show_token
 from tokenizer import token_bytes
 from tokenizer.character import is_byte
 from training.data import IGNORED, encode, encode_with_gaps

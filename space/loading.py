@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedT
 from modeling import OzymandiasConfig  # this import also makes Ozymandias known to the Auto classes
 from modeling.hub import check_reachable
 from modeling.modeling_ozymandias import model_class
-from space.words import VisitorError
+from space.language import VisitorError
 from tokenizer import encode_text
 from training.command import in_one_line
 

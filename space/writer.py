@@ -16,8 +16,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from modeling import PRESETS, OzymandiasConfig
+from space.language import VisitorError, check_encodable, say
 from space.loading import load_checkpoint, load_once, short_name
-from space.words import VisitorError, check_encodable, say
 from training.command import UserError
 from training.generate import stream_text
 from training.quality import is_chinese

@@ -3,6 +3,7 @@
 import os
 import shutil
 import socket
+import threading
 import time
 import warnings
 
@@ -31,6 +32,22 @@ def wait_until(condition, seconds: float = 60):
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.02)
+
+
+def at_once(call) -> list:
+    """What two threads get that call at the same time."""
+    found, barrier = [], threading.Barrier(2)
+
+    def wait_and_call():
+        barrier.wait()
+        found.append(call())
+
+    threads = [threading.Thread(target=wait_and_call) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found
 
 
 @pytest.fixture(scope="session")

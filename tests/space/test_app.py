@@ -17,8 +17,9 @@ import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 
-from space import api, app, write_tab, writer
-from space.words import TEXTS
+from space import api, app, writer
+from space.language import TEXTS
+from space.tabs import write as write_tab
 from tests.conftest import PROJECT, run
 from tests.space import visitors
 from tests.space.conftest import DESKTOP, PHONE, free_port, open_tab, picture, wait_for_answer, wait_until, write

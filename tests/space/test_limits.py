@@ -6,9 +6,12 @@ import time
 import gradio as gr
 import pytest
 
-from space import app, evolution_tab, inside, inside_tab, write_tab, writer
+from space import app, inside, writer
 from space.guard import LOOKING
-from space.write_tab import LONGEST_CONVERSATION, message, recent, restore
+from space.tabs import evolution as evolution_tab
+from space.tabs import inside as inside_tab
+from space.tabs import write as write_tab
+from space.tabs.write import LONGEST_CONVERSATION, message, recent, restore
 from training.command import UserError
 
 

@@ -11,7 +11,7 @@ from transformers import GPT2Config
 
 from space import writer
 from space.evolution import load_grown
-from space.words import VisitorError, explain
+from space.language import VisitorError, explain
 from space.writer import EVOLUTION, LONGEST_PROMPT, answer, asked_for, check_prompt, quatrain_request, served_models
 from training.command import UserError
 from training.quality import is_chinese

@@ -19,7 +19,7 @@ import httpx
 from gradio_client.client import utils
 
 from space import app
-from space.write_tab import message, plain
+from space.tabs.write import message, plain
 from tests.conftest import PROJECT
 from tests.space.conftest import free_port
 

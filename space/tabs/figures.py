@@ -7,8 +7,8 @@ import plotly.graph_objects as go
 import torch
 
 from space.inside import CacheStep, EmbeddingMap, Trace
-from space.scoring import ScoredToken
-from space.words import say
+from space.language import say
+from space.token_scores import ScoredToken
 
 GREY, COLOURS = "#808080", ("#d97706", "#2563eb", "#059669", "#c026d3", "#dc2626")
 SCALE = [[0, "rgba(37, 99, 235, 0.04)"], [1, "rgba(37, 99, 235, 1)"]]

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import gradio as gr
 
-from space import evolution, figures, inside, writer
-from space.custom import custom, token_value
+from space import evolution, inside, writer
 from space.guard import LOOKING
+from space.language import VisitorError, Words, errors_shown, explain, say
 from space.loading import keep_recent
-from space.words import VisitorError, Words, errors_shown, explain, say
+from space.tabs import figures
+from space.tabs.components import custom, token_value
 from training.command import UserError
 from training.generate import stream_text
 

@@ -5,11 +5,11 @@ import threading
 
 import pytest
 
-from space import fetching, writer
-from space.fetching import fetch, is_here, keep_fetching, texts_of
-from space.remarks import copied_passages
+from space import training_texts, writer
+from space.originality import copied_passages
+from space.training_texts import fetch, is_here, keep_fetching, texts_of
 from tests.space.conftest import wait_until
-from tests.space.test_remarks import checkpoint, prose
+from tests.space.test_originality import checkpoint, prose
 from training import corpora
 from training.command import UserError
 from training.works import WORKS, Work
@@ -41,7 +41,7 @@ def remote(tmp_path, monkeypatch):
 
 def test_a_request_downloads_nothing_and_texts_that_failed_come_later(remote, monkeypatch):
     folder, text, network, asked = remote
-    monkeypatch.setattr(fetching, "AGAIN", 0.05)
+    monkeypatch.setattr(training_texts, "AGAIN", 0.05)
     copied = text[300:500]
     first = copied_passages(copied, folder)
     assert (first.passages, first.missing, asked) == ((), ("far",), [])

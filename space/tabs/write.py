@@ -5,14 +5,16 @@ from collections.abc import Iterator
 
 import gradio as gr
 
-from space import figures, writer
-from space.custom import custom, token_value
+from space import writer
 from space.guard import EXPLAINING
 from space.inside import load_eager, score_tokens
+from space.language import VisitorError, Words, explain, say
 from space.loading import keep_recent, local_folder
-from space.remarks import LineRemark, Originality, Passage, copied_passages, verse_remarks
-from space.scoring import ScoredToken
-from space.words import VisitorError, Words, explain, say
+from space.originality import Originality, Passage, copied_passages
+from space.tabs import figures
+from space.tabs.components import custom, token_value
+from space.token_scores import ScoredToken
+from space.verse import LineRemark, verse_remarks
 from training.checkpoints import RECORD
 from training.command import UserError
 

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from space import writer
-from space.write_tab import STORED
+from space.tabs.write import STORED
 from tests.space.conftest import PHONE, bot, wait_for_answer, wait_until, write
 
 pytestmark = pytest.mark.browser

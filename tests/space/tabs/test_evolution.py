@@ -49,7 +49,7 @@ ON_THE_HUB = """
 from space.evolution import growing_run, load_grown, read_curve
 from space.inside import trace
 from space.loading import local_folder
-from space.remarks import copied_passages
+from space.originality import copied_passages
 run = growing_run()
 assert trace(*load_grown(run, 20), "The moon").ids
 found = copied_passages(COPIED, local_folder("user/name", REVISION))

@@ -9,13 +9,14 @@ import torch
 from PIL import Image
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from space import figures, inside, writer
-from space.custom import custom, token_at, token_value
+from space import inside, writer
 from space.guard import LOOKING
 from space.inside import Heads, Trace
+from space.language import Words, errors_shown, say
 from space.loading import keep_recent, load_once
-from space.scoring import Alternative, ScoredToken
-from space.words import Words, errors_shown, say
+from space.tabs import figures
+from space.tabs.components import custom, token_at, token_value
+from space.token_scores import Alternative, ScoredToken
 from tokenizer import token_bytes
 
 TEXT, SOURCE = "The moon upon the water", "Dorothy lived in the midst of the great Kansas prairies"

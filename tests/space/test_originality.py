@@ -2,142 +2,16 @@ import hashlib
 import json
 import random
 import re
-import threading
 import time
 
-import pronouncing
 import pytest
 
-from space import remarks
-from space.remarks import LineRemark, Originality, Passage, copied_passages, estimated_syllables, verse_remarks
-from space.write_tab import describe_originality
+from space import originality
+from space.originality import Originality, Passage, copied_passages
+from space.tabs.write import describe_originality
+from tests.space.conftest import at_once
 from training.corpora import BETWEEN, load_corpus
 from training.works import COLLECTIONS, WORKS, Work
-
-QUATRAIN = """The lamp is lit, the door is shut,
-The kettle sings above the flame,
-A spider in the corner cut
-The thread by which the evening came."""
-POEM = "夜坐\n青山如故人，江水似长天。\n独坐听秋雨，高灯照客船。"
-
-
-def rhymes(text: str) -> list[str]:
-    return [letter for remark in verse_remarks(text) for letter in remark.rhymes]
-
-
-def test_syllables_and_rhymes_of_a_quatrain():
-    assert [remark.syllables for remark in verse_remarks(QUATRAIN)] == [8, 8, 8, 8]
-    assert not any(remark.estimated for remark in verse_remarks(QUATRAIN))
-    assert rhymes(QUATRAIN) == ["A", "B", "A", "B"]
-
-
-def test_every_line_has_its_remark_and_letters_begin_anew_after_an_empty_one():
-    found = verse_remarks(f"\n{QUATRAIN}\n\n \n{QUATRAIN}\n* * *")
-    assert len(found) == 12
-    assert [found[n] for n in (0, 5, 6, 11)] == [LineRemark()] * 4
-    assert found[1:5] == found[7:11]
-    assert verse_remarks("") == [LineRemark()]
-
-
-@pytest.mark.parametrize(
-    ("ends", "letters"),
-    [
-        (["butterfly", "sky"], ["A", "A"]),  # a lesser stress
-        (["wind", "kind"], ["A", "A"]),  # one of two ways to say it
-        (["day", "night", "day"], ["", "", ""]),  # a repeat
-        (["day", "day", "way"], ["A", "A", "A"]),
-        (["Day,", "‘way’!"], ["A", "A"]),
-        (["day", *["night"] * 7, "way"], ["A", *[""] * 7, "A"]),
-        (["day", *["night"] * 8, "way"], [""] * 10),  # too far apart to be heard
-        (["zorbled", "zorbled", "gorbled"], ["", "", ""]),  # not in the dictionary
-    ],
-)
-def test_rhymes(ends, letters):
-    assert rhymes("\n".join(f"And then the {end}" for end in ends)) == letters
-
-
-def test_syllables_of_words_that_the_dictionary_lacks_are_estimated():
-    (line,) = verse_remarks("The zorbled snoodle gave a plimpish moan")
-    assert (line.syllables, line.estimated) == (10, True)
-    words = {"o'er": 1, "feed'st": 1, "glane": 1, "snarped": 1, "snarted": 2, "trobble": 2, "winkies": 2, "hmm": 1}
-    assert {word: estimated_syllables(word) for word in words} == words
-
-
-def test_a_long_line_is_prose():
-    verse, prose = "a b c d e f g h i j k day", "a b c d e f g h i j k l way"
-    assert rhymes(f"{verse}\nThe way") == ["A", "A"]
-    assert rhymes(f"{verse}\n{prose}") == ["", ""]
-    assert verse_remarks(prose)[0].syllables == 13
-
-
-def test_tones_and_rhymes_of_chinese():
-    title, *lines = verse_remarks(POEM)
-    assert title == LineRemark()
-    assert [line.tones for line in lines] == [("平平平仄平", "平仄仄平平"), ("平仄平平仄", "平平仄仄平")]
-    assert [line.rhymes for line in lines] == [("", "A"), ("", "A")]
-    assert [line.syllables for line in lines] == [0, 0]
-
-
-@pytest.mark.parametrize(
-    ("ends", "letters"),
-    [
-        ("山天西船", ["A", "A", "", "A"]),  # the first clause may; the third may not
-        ("水天船山", ["", "A", "", "A"]),
-        ("水天山饭", ["", "", "", ""]),  # level and oblique
-        ("水诗山机", ["", "", "", ""]),  # one letter of pinyin, and two vowels
-        ("水东山风", ["", "A", "", "A"]),
-        ("水天山天", ["", "", "", ""]),  # a repeat
-    ],
-)
-def test_chinese_rhymes_fall_on_every_second_clause(ends, letters):
-    first, second, third, fourth = (f"我不知何处{end}" for end in ends)
-    assert rhymes(f"{first}，{second}。\n{third}，{fourth}。") == letters
-    assert rhymes(f"{first}\n{second}\n{third}\n{fourth}") == letters
-
-
-def test_clauses_that_are_not_equally_long_are_no_verse():
-    assert rhymes("我看山，我不知何处天。\n我听水，我不知何处船。") == [""] * 4
-
-
-def test_readings_follow_the_phrase_and_have_no_neutral_tone():
-    (line,) = verse_remarks("长城，长大，走了，𰾄")
-    assert line.tones == ("平平", "仄仄", "仄仄", "？")
-
-
-def test_mixed_text():
-    lines = verse_remarks("The moon is in the sky\n月在青天，moon！\n春 is spring\n\n12, 34")
-    assert [line.syllables for line in lines] == [6, 0, 3, 0, 0]
-    assert [line.tones for line in lines] == [(), ("仄仄平平",), (), (), ()]
-
-
-def test_the_dictionary_is_loaded_by_one_thread_at_a_time(monkeypatch):
-    """The second would take it for loaded when it is half so, and know no word."""
-    loading, together = threading.Semaphore(1), []
-
-    def load():
-        together.append(not loading.acquire(blocking=False))
-        time.sleep(0.05)
-        loading.release()
-
-    monkeypatch.setattr(pronouncing, "init_cmu", load)
-    at_once(lambda: verse_remarks(""))
-    assert together == [False, False]
-
-
-def at_once(call) -> list:
-    """What two threads get that call at the same time."""
-    found, barrier = [], threading.Barrier(2)
-
-    def wait_and_call():
-        barrier.wait()
-        found.append(call())
-
-    threads = [threading.Thread(target=wait_and_call) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return found
 
 
 def prose(seed: int, words: int = 2000) -> str:
@@ -300,14 +174,14 @@ def test_what_was_compared_is_told(compared, missing, words):
 
 def test_texts_are_loaded_once_though_two_ask_at_once(mine, monkeypatch):
     folder, text = mine
-    loaded, load_stages = [], remarks.load_stages
+    loaded, load_stages = [], originality.load_stages
 
     def slow(stages):
         loaded.append(stages)
         time.sleep(0.05)
         return load_stages(stages)
 
-    monkeypatch.setattr(remarks, "load_stages", slow)
+    monkeypatch.setattr(originality, "load_stages", slow)
     found = at_once(lambda: copied_passages(text[300:500], folder))
     assert found[0] == found[1] == copied_passages(text[300:500], folder)
     assert found[0].passages

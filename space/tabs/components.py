@@ -7,10 +7,10 @@ from pathlib import Path
 
 import gradio as gr
 
-from space.scoring import ScoredToken
-from space.words import VisitorError, say
+from space.language import VisitorError, say
+from space.token_scores import ScoredToken
 
-STATIC = Path(__file__).with_name("static")
+STATIC = Path(__file__).parents[1] / "static"
 TEMPLATES = {
     "tokens": '<div class="tokens"></div><div class="card" role="tooltip" hidden></div>',
     "heads": '<div class="heads"></div>',
