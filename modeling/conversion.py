@@ -83,16 +83,16 @@ def with_weights(
     return model.to(source.device).train(source.training)
 
 
-def load_model(checkpoint: str | Path, **options) -> PreTrainedModel:
+def load_model(checkpoint: str | Path, revision: str | None = None, **options) -> PreTrainedModel:
     """Load a folder or Hub id with the Auto class of its architecture: decoder, encoder or both.
 
     Code that lies in a checkpoint is never run: without `trust_remote_code=False` transformers asks on the terminal.
     """
     check_reachable(checkpoint)
-    config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
+    config = AutoConfig.from_pretrained(checkpoint, revision=revision, trust_remote_code=False)
     architecture = (config.architectures or ["ForCausalLM"])[0]
     auto_class = next((auto for end, auto in AUTO_CLASSES.items() if architecture.endswith(end)), AutoModelForCausalLM)
-    return auto_class.from_pretrained(checkpoint, trust_remote_code=False, **options)
+    return auto_class.from_pretrained(checkpoint, revision=revision, trust_remote_code=False, **options)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What the page tells of growing: five models beside each other, one run from step to step, three tokenizers."""
+"""Growth in three ways: five models side by side, one run from step to step, and three tokenizers."""
 
 import json
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from space.inside import load_eager, open_up, score_tokens
+from space.inside import load_traceable, make_traceable, score_tokens
 from space.loading import load_once, local_folder
 from space.token_scores import ScoredToken
 from space.writer import CHECKPOINTS, EVOLUTION, answer, served_models
@@ -15,13 +15,13 @@ from training.command import UserError
 
 GROWTH = CHECKPOINTS / "poetry-growth"
 LABORATORY = ("characters", "bpe", "bytes")
-LONGEST_SAMPLE = 500  # characters that the laboratory scores
+LONGEST_SAMPLE = 500  # characters
 
-Curve = list[tuple[int, float]]  # steps, and the validation loss after each
+Curve = list[tuple[int, float]]  # (step, validation loss)
 
 
 def read_curve(folder: Path) -> Curve:
-    """The validation losses of the run that a checkpoint is of."""
+    """The validation losses in the run record of a checkpoint; empty if there is none."""
     path = folder / METRICS
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     points = [json.loads(line) for line in lines]
@@ -29,12 +29,12 @@ def read_curve(folder: Path) -> Curve:
 
 
 def five_models() -> list[str]:
-    """The keys of the five steps of the evolution, as far as they are there."""
+    """The keys of the five steps of the evolution that are served."""
     return [key for step in EVOLUTION if (key := f"poetry-{step}") in served_models()]
 
 
 def write_together(prompt: str, keys: list[str], length: int, seed: int) -> Iterator[dict[str, str]]:
-    """Yield what each model has written by now, while all of them write in turns."""
+    """Yield what each model has written so far, while all of them write in turns."""
     writing = {key: answer(prompt, key, length=length, seed=seed) for key in keys}
     texts = dict.fromkeys(keys, "")
     while writing:
@@ -48,35 +48,35 @@ def write_together(prompt: str, keys: list[str], length: int, seed: int) -> Iter
 
 
 def growing_run() -> Path | None:
-    """The folder of a run that has kept snapshots: that of the named checkpoint, or the one that is shipped."""
+    """The folder of a run with snapshots: the named checkpoint's, or else the one in the repository."""
     return next((folder for folder in (named_run(), GROWTH) if folder and list_snapshots(folder)), None)
 
 
 def named_run() -> Path | None:
-    """The folder of the run that the named checkpoint is of, if there is a record of it, here or on the Hub."""
+    """The folder of the named checkpoint's run, if it has a run record, here or on the Hub."""
     if (named := served_models().get("named")) is None:
         return None
     try:
         path = record_path(local_folder(named.source, named.revision))
-    except UserError:  # the model's own loading tells it
+    except UserError:  # loading the model will raise it again, where it is shown
         return None
     return path.parent if path else None
 
 
 def best_of(run: Path) -> Path:
-    """The checkpoint of a run: beside its snapshots, or, where it was published, the same folder."""
+    """The checkpoint of a run: `best/` beside the snapshots, or the folder itself where the run was published."""
     return run / BEST if (run / BEST).is_dir() else run
 
 
 @load_once
-def load_grown(folder: Path, step: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model of a run as it was after a step, open to be looked into.
+def load_snapshot_of(folder: Path, step: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model of a run as it was after a training step, ready to be traced.
 
     Raises:
         UserError: the run has no such snapshot, or it cannot be read.
     """
-    shared, tokenizer = load_eager(str(best_of(folder)))
-    model = open_up(type(shared)(shared.config))
+    trained, tokenizer = load_traceable(str(best_of(folder)))
+    model = make_traceable(type(trained)(trained.config))
     path = list_snapshots(folder).get(step)
     if path is None:
         raise UserError(f"There is no snapshot of step {step}; pick another one.")
@@ -85,13 +85,13 @@ def load_grown(folder: Path, step: int) -> tuple[PreTrainedModel, PreTrainedToke
 
 
 def score_by(kind: str, text: str) -> tuple[PreTrainedModel, list[ScoredToken]]:
-    """A text in the tokens of one of the laboratory's tokenizers, each with its surprise, and the model that had it.
+    """Score a text with the model of one of [`LABORATORY`]'s tokenizers; returns the model and the scored tokens.
 
     Raises:
-        UserError: the model is not there, or the text is empty.
+        UserError: the model is missing, or the text is empty.
     """
     folder = CHECKPOINTS / f"lab-{kind}"
     if not folder.is_dir():
-        raise UserError(f"the model lab-{kind} is not there; train it with the recipe of this name.")
-    model, tokenizer = load_eager(str(folder))
-    return model, score_tokens(model, tokenizer, "\n", text)  # after a line end, so that the first has a chance too
+        raise UserError(f"the model lab-{kind} is not there; train it with the recipe of the same name.")
+    model, tokenizer = load_traceable(str(folder))
+    return model, score_tokens(model, tokenizer, "\n", text)  # after a line end, so that the first one is scored too

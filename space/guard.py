@@ -1,20 +1,20 @@
-"""Bounds on what a browser or a program may send, applied before Gradio reads it.
+"""Limits on what a browser or a program may send, applied before Gradio reads it.
 
-Gradio has one queue for all visitors, first come, first served, and works through it whether or not anybody still
-waits. So a request first passes this ASGI middleware:
+Gradio has one queue for all visitors. It is first come, first served, and Gradio works through it whether or not
+anybody still waits for the results. This ASGI middleware sees every request first:
 
-- A request has at most a megabyte, must be JSON, and carries no file: nothing here takes one.
-- An event joins the queue only while its session and its address have few others there. Further ones are held until
-  there is a place, and refused where too many are held. One client can thus never fill the queue.
-- Events that nobody reads the results of are dropped after a while, and so are results that nobody fetched. (Gradio
-  itself drops them where a connection breaks, but not where none was opened.)
-- Calls of MCP tools are few for each address, because each keeps a thread of the server's while it waits.
+- A request has at most a megabyte, must be JSON, and carries no file, since nothing here takes one.
+- An event joins the queue only while few others of its session and its address are in it. Further events are held
+  until there is a place, and refused if too many are held. So one client can never fill the queue.
+- Events whose results nobody reads are dropped after a while, and so are results that nobody fetched. (Gradio drops
+  them when a connection breaks, but not when none was ever opened.)
+- Each address may make only a few calls of MCP tools at once, because each keeps a thread of the server while it waits.
 
-The address is the one that uvicorn reports: the other end of the connection, or, where that is a trusted proxy, the
-last address in `X-Forwarded-For` that is not a trusted proxy's own. Loopback is trusted. On Hugging Face every
-connection comes from a proxy in a private network; `app.main` trusts those there, so that each visitor counts alone.
+The address is the one that uvicorn reports: the other end of the connection or, if that is a trusted proxy, the last
+address in `X-Forwarded-For` that is not a trusted proxy. Loopback is trusted. On Hugging Face every connection comes
+from a proxy in a private network; there `app.main` trusts private addresses, so that visitors are counted separately.
 Behind any other proxy, name it in the environment variable `FORWARDED_ALLOW_IPS`; otherwise all visitors share the
-places of one address, and wait for each other.
+places of one address and wait for each other.
 """
 
 import asyncio
@@ -29,31 +29,27 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from space.language import language_of, say
 
-LARGEST = 1_000_000  # bytes of a request; more than a conversation as long as the page keeps has
-DISCARDED = 32  # times as much is read and thrown away, so that a browser is told why; then the connection is closed
-SESSION_PLACES, ADDRESS_PLACES = 4, 6  # events waiting or running; a page that changes its language has three
+LARGEST = 1_000_000  # bytes of a request; the longest conversation that the page keeps is smaller
+DISCARDED = 32  # a body up to 32 times as large is read and discarded, so that the browser gets an answer
+SESSION_PLACES, ADDRESS_PLACES = 4, 6  # events waiting or running; changing the language of a page takes three
 HELD = 64  # events of one address that may wait for a place
 PATIENCE = 30  # seconds that an event waits for a place
-POLL = 0.1  # seconds between two looks for one
-ABSENT = 30  # seconds after which what nobody reads is dropped; a slow phone that draws takes some to begin to read
-CALLS = 4  # of MCP tools at once, for one address
-# Views and explanations that are computed at once. They do not stop between words to let others go on, as answers do,
-# and with two cores more at once would only take more memory.
-LOOKING = {"concurrency_limit": 4, "concurrency_id": "looking", "api_visibility": "private"}
-EXPLAINING = {**LOOKING, "concurrency_id": "explaining"}
+POLL = 0.1  # seconds until it is checked again whether there is a place
+ABSENT = 30  # seconds until unread events and results are dropped; a slow phone starts reading after some seconds
+CALLS = 4  # MCP calls of one address at once
 
 
 class Guard:
-    """The middleware; see the module's docstring. It runs in the server's event loop and needs no locks."""
+    """The middleware described at the top of this file. It runs in the server's event loop and needs no locks."""
 
     def __init__(self, app: ASGIApp):
         self.app = app
-        self.entering: Counter[str] = Counter()  # events let in and not yet in the queue, by session and by address
-        self.held: Counter[str] = Counter()  # by address
-        self.calls: Counter[str] = Counter()  # by address
+        self.entering: Counter[str] = Counter()  # events admitted but not yet in the queue, by session and by address
+        self.held: Counter[str] = Counter()  # events, by address
+        self.calls: Counter[str] = Counter()  # MCP calls, by address
         self.readers: Counter[str] = Counter()  # open streams of results, by session
         self.timers: dict[str, asyncio.TimerHandle] = {}  # by session
-        self.dropping: set[asyncio.Task] = set()  # the event loop keeps no reference to its tasks
+        self.dropping: set[asyncio.Task] = set()  # the event loop itself holds only weak references to tasks
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -65,13 +61,13 @@ class Guard:
             try:
                 await self.app(scope, receive, send)
             finally:
-                forget(self.readers, session)
-                self.look_later(queue_of(scope), session)
+                decrement(self.readers, session)
+                self.check_later(queue_of(scope), session)
         else:
             await self.app(scope, receive, send)
 
     async def post(self, request: Request, receive: Receive, send: Send) -> None:
-        """Let a request through, or answer it with a sentence on why not."""
+        """Pass a request on, or answer it with a sentence that says why not."""
         path, address = request.url.path, request.client.host if request.client else ""
         if path.endswith("/upload") or request.headers.get("content-type", "").startswith("multipart/"):
             await refuse(request, receive, send, 415, "no_files")
@@ -89,32 +85,32 @@ class Guard:
     async def join(self, request: Request, address: str, body: bytes, receive: Receive, send: Send) -> None:
         """Let an event into the queue when there is a place for it."""
         try:
-            # NaN and the infinities, which Python would read, are no JSON.
+            # Python would accept NaN and the infinities, which are not JSON.
             session = json.loads(body, parse_constant=int).get("session_hash")
         except (ValueError, AttributeError, RecursionError):
             await refuse(request, receive, send, 400, "no_json")
             return
-        queue, who = queue_of(request.scope), [f"address {address}", *([f"session {session}"] if session else [])]
+        queue, clients = queue_of(request.scope), [f"address {address}", *([f"session {session}"] if session else [])]
         if not await self.wait_for_place(queue, address, session, receive):
             await refuse(request, receive, send, 429, "busy")
             return
-        self.entering.update(who)
-        answered = bytearray()
+        self.entering.update(clients)
+        response = bytearray()
 
-        async def send_and_keep(message: Message) -> None:
-            answered.extend(message.get("body", b""))
+        async def record_and_send(message: Message) -> None:
+            response.extend(message.get("body", b""))
             await send(message)
 
         try:
-            await self.app(request.scope, replay(body, receive), send_and_keep)
+            await self.app(request.scope, replay(body, receive), record_and_send)
         finally:
-            for name in who:
-                forget(self.entering, name)
-        if session or b"event_id" in answered:
-            self.look_later(queue, session or json.loads(answered)["event_id"])
+            for name in clients:
+                decrement(self.entering, name)
+        if session or b"event_id" in response:
+            self.check_later(queue, session or json.loads(response)["event_id"])
 
     async def wait_for_place(self, queue: Queue, address: str, session: str | None, receive: Receive) -> bool:
-        """Hold an event until its session and its address have a place; `False` if they get none."""
+        """Hold an event until its session and its address have a place; `False` if there is none in time."""
         if self.held[address] >= HELD:
             return False
         self.held[address] += 1
@@ -125,16 +121,16 @@ class Guard:
                     return False
             return True
         finally:
-            forget(self.held, address)
+            decrement(self.held, address)
 
     def has_place(self, queue: Queue, address: str, session: str | None) -> bool:
-        events = list(queue.event_ids_to_events.values())  # those that wait and those that run
+        events = list(queue.event_ids_to_events.values())  # waiting and running
         of_session = sum(event.session_hash == session for event in events) + self.entering[f"session {session}"]
         here = sum(event.request.client is not None and event.request.client.host == address for event in events)
         return of_session < SESSION_PLACES and here + self.entering[f"address {address}"] < ADDRESS_PLACES
 
     async def call(self, request: Request, address: str, body: bytes, receive: Receive, send: Send) -> None:
-        """Let a request to the MCP server through. The tool that it calls joins the queue by a request of its own."""
+        """Pass a request on to the MCP server. The tool it calls joins the queue with a request of its own."""
         if self.calls[address] >= CALLS:
             await refuse(request, receive, send, 429, "busy")
             return
@@ -142,25 +138,25 @@ class Guard:
         try:
             await self.app(request.scope, replay(body, receive), send)
         finally:
-            forget(self.calls, address)
+            decrement(self.calls, address)
 
-    def look_later(self, queue: Queue, session: str) -> None:
-        """Look in a while whether anybody reads what a session has asked for."""
+    def check_later(self, queue: Queue, session: str) -> None:
+        """Check in a while whether anybody reads the results of a session, and drop them if not."""
         if timer := self.timers.pop(session, None):
             timer.cancel()
-        self.timers[session] = asyncio.get_running_loop().call_later(ABSENT, self.look, queue, session)
+        self.timers[session] = asyncio.get_running_loop().call_later(ABSENT, self.check_reader, queue, session)
 
-    def look(self, queue: Queue, session: str) -> None:
+    def check_reader(self, queue: Queue, session: str) -> None:
         del self.timers[session]
         if self.entering[f"session {session}"]:
-            self.look_later(queue, session)
+            self.check_later(queue, session)
         elif not self.readers[session]:
             task = asyncio.create_task(self.drop(queue, session))
             self.dropping.add(task)
             task.add_done_callback(self.dropping.discard)
 
     async def drop(self, queue: Queue, session: str) -> None:
-        """Drop what a session has in the queue, stop what runs for it, and forget its results."""
+        """Remove the events of a session from the queue, stop those that run, and discard its results."""
         await queue.clean_events(session_hash=session)
         if not self.readers[session]:
             queue.pending_messages_per_session.pop(session, None)
@@ -172,7 +168,7 @@ def queue_of(scope: Scope) -> Queue:
 
 
 def read_session(request: Request) -> str | None:
-    """The session whose results a request reads, if it is one that reads any."""
+    """The session whose results a request reads; `None` for a request that reads none."""
     path = request.url.path
     if path.endswith("/queue/data"):
         return request.query_params.get("session_hash")
@@ -184,15 +180,15 @@ def read_session(request: Request) -> str | None:
     return next((session for session, events in queue.pending_event_ids_session.items() if event in events), event)
 
 
-def forget(counter: Counter[str], name: str) -> None:
-    """Count one less; a name with nothing left is removed, so that the counter does not grow with each visitor."""
+def decrement(counter: Counter[str], name: str) -> None:
+    """Subtract 1, and remove a name at 0, so that the counter does not grow with every visitor."""
     counter[name] -= 1
     if counter[name] <= 0:
         del counter[name]
 
 
 async def read_body(receive: Receive) -> bytes | None:
-    """The body of a request, or `None` if it is too large or its sender has gone."""
+    """The body of a request, or `None` if it is too large or the client has disconnected."""
     body, size, more = bytearray(), 0, True
     while more and size <= DISCARDED * LARGEST:
         message = await receive()
@@ -205,7 +201,7 @@ async def read_body(receive: Receive) -> bytes | None:
 
 
 def replay(body: bytes, receive: Receive) -> Receive:
-    """A body that was read, to be read again."""
+    """A `receive` that returns a body that was already read."""
     messages = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def again() -> Message:
@@ -215,7 +211,7 @@ def replay(body: bytes, receive: Receive) -> Receive:
 
 
 async def is_gone(receive: Receive) -> bool:
-    """Whether the sender of a request that was read goes away within [`POLL`] seconds."""
+    """Wait up to [`POLL`] seconds, and return whether the client of a request has disconnected."""
     try:
         return (await asyncio.wait_for(receive(), POLL))["type"] == "http.disconnect"
     except TimeoutError:
@@ -223,6 +219,6 @@ async def is_gone(receive: Receive) -> bool:
 
 
 async def refuse(request: Request, receive: Receive, send: Send, status: int, key: str, **values) -> None:
-    """Answer with a sentence in the language that the browser asks for; the page shows it."""
+    """Answer with a sentence in the browser's preferred language; the page shows it."""
     sentence = say(language_of(request), key, **values)
     await JSONResponse({"detail": sentence}, status)(request.scope, receive, send)

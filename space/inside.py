@@ -1,9 +1,9 @@
-"""What a forward pass shows: attention, the residual stream, the guess after every layer, the cache.
+"""What happens inside a model: attention, the residual stream, the prediction after each layer, the cache.
 
-All of it comes from the weights of a checkpoint; the page draws it. Layers and heads are counted from 0.
+The tabs draw what is computed here from the weights of a checkpoint. Layers and heads are counted from 0.
 
-Shapes: `length` tokens of a text, `hidden` the residual stream, `vocab` the tokens to choose from, `heads` query heads,
-`queries` and `keys` positions that look and are looked at.
+Shapes: `length` tokens of a text, `hidden` width of the residual stream, `vocab` size of the vocabulary, `heads` query
+heads, `queries` and `keys` positions that attend and are attended to.
 """
 
 import copy
@@ -20,31 +20,35 @@ from modeling import OzymandiasModel
 from modeling.modeling_ozymandias import soft_cap
 from space.language import VisitorError, check_encodable
 from space.loading import load_checkpoint, load_once
-from space.token_scores import Chances, ScoredToken, judge_all, keep_chances, show_token
+from space.token_scores import LogProbabilities, ScoredToken, score_all, select_likeliest, show_token
 from tokenizer import token_bytes
 from tokenizer.character import is_byte
 from training.data import IGNORED, encode, encode_with_gaps
 from training.evaluate import sliding_windows
-from training.generate import stream_text
+from training.generate import stream_text, write_passage
 
-LONGEST_SCORED = 1200  # tokens: a whole answer, and what a page can wait for
-LIMIT = 96  # tokens that are traced: as many rows and columns as can still be told apart
+LONGEST_SCORED = 1200  # tokens: more than any answer has, and few enough for a visitor to wait for
+LIMIT = 96  # tokens that are traced: the rows and columns of a plot must stay legible
 
-Heads = Sequence[tuple[int, int]]  # of each its layer, and its number there
+Heads = Sequence[tuple[int, int]]  # (layer, head)
 
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """What one forward pass over a text showed. Of an encoder-decoder `attention` and `hidden` are the decoder's.
+    """A record of one forward pass over a text.
+
+    Of an encoder-decoder, `ids`, `attention`, `hidden` and `logits` are the decoder's.
 
     Attributes:
-        ids, shown: the `length` tokens that were read, and how they are shown; beside an encoder, a start token first.
-        left_out: tokens of the text before these, which were not read.
-        attention: of each layer, `(heads, queries, keys)`; a row sums to 1.
-        hidden: what enters the first block and what leaves each, before the final norm, `(layers + 1, length, hidden)`.
-        logits: `(length, vocab)`, of the next token, or of an encoder's own.
-        source_ids, source_shown, source_left_out, source_attention: the same of what the encoder beside a decoder read.
-        cross_attention: of each layer of the decoder to the source, `(heads, length, source length)`.
+        ids, shown: the `length` tokens that were read, and how a page shows them. A decoder's start token comes first.
+        left_out: how many tokens of the text before these were not read.
+        attention: one `(heads, queries, keys)` for each layer; a row sums to 1.
+        hidden: the input of the first block and the output of each, before the final norm, `(layers + 1, length,
+            hidden)`.
+        logits: `(length, vocab)`; a decoder's predict the next token, an encoder's the token itself.
+        source_ids, source_shown, source_left_out, source_attention: the same for the source that the encoder of an
+            encoder-decoder read.
+        cross_attention: one `(heads, length, source length)` for each layer of the decoder.
     """
 
     ids: list[int]
@@ -62,7 +66,7 @@ class Trace:
 
 @dataclass(frozen=True, eq=False)
 class EmbeddingMap:
-    """Token embeddings in two dimensions: `points` is `(tokens, 2)`, `shares` what of the variance each one has."""
+    """Token embeddings in two dimensions: `points` is `(tokens, 2)`, `shares` the variance that each explains."""
 
     ids: list[int]
     shown: list[str]
@@ -72,7 +76,7 @@ class EmbeddingMap:
 
 @dataclass(frozen=True)
 class CacheStep:
-    """One token written: the tokens read for it, the cache's bytes after it, and milliseconds with and without it."""
+    """The cost of one token: how many `tokens` precede it, the cache's `bytes`, and the time with and without it."""
 
     tokens: int
     bytes: int
@@ -81,21 +85,21 @@ class CacheStep:
 
 
 @load_once
-def load_eager(source: str, revision: str | None = None) -> tuple[PreTrainedModel, Tokenizer]:
-    """Load a checkpoint to look into, once; its errors are those of [`load_checkpoint`].
+def load_traceable(source: str, revision: str | None = None) -> tuple[PreTrainedModel, Tokenizer]:
+    """Load a checkpoint that can be traced, once. Its errors are those of [`load_checkpoint`].
 
-    It is not the copy that writes for the readers, which is faster and records nothing.
+    Answers are written by another copy, which is faster and records nothing.
     """
     model, tokenizer = load_checkpoint(source, revision)
-    return open_up(model), tokenizer
+    return make_traceable(model), tokenizer
 
 
-def open_up(model: PreTrainedModel) -> PreTrainedModel:
-    """Let a model record all that [`trace`] shows; it is changed in place.
+def make_traceable(model: PreTrainedModel) -> PreTrainedModel:
+    """Prepare a model, in place, to record everything that [`trace`] returns.
 
-    Only eager attention makes weights that can be kept. By itself transformers puts the state after the final norm in
-    place of what leaves the last block. The hooks are installed at once, and not by the first of several threads: a
-    copy that another made meanwhile would have some of them twice. What they collect is each thread's own.
+    Only eager attention returns its weights. By default transformers returns the state after the final norm instead of
+    the last block's output. The hooks are installed here rather than at the first call, which several threads may make
+    at once: a copy of the model made meanwhile could have some of them twice. Each thread collects its own outputs.
     """
     model.eval().set_attn_implementation("eager")
     for stack in model.modules():
@@ -109,20 +113,20 @@ def open_up(model: PreTrainedModel) -> PreTrainedModel:
 def trace(
     model: PreTrainedModel, tokenizer: Tokenizer, text: str, source: str = "", causal: bool = True, muted: Heads = ()
 ) -> Trace:
-    """Record one forward pass over the last tokens of a text, `LIMIT` at most and no more than the context.
+    """Record one forward pass over the last tokens of a text, at most `LIMIT` and no more than the context.
 
     Args:
-        model: as [`load_eager`] or [`open_up`] gives it.
-        text: for an encoder-decoder, what the decoder has written; what it writes greedily, where this is empty.
-        source: what the encoder beside a decoder reads.
-        causal: `False` lets a decoder see what comes after each position too. It was never trained so: this shows what
-            the mask is for, and not a better model. An encoder sees all in any case.
-        muted: heads whose output is taken away, those of the decoder's self-attention in an encoder-decoder.
+        model: as [`load_traceable`] or [`make_traceable`] returns it.
+        text: for an encoder-decoder, what the decoder has written; if empty, it writes greedily first.
+        source: what the encoder of an encoder-decoder reads.
+        causal: `False` lets a decoder also see the tokens after each position. It was not trained that way, so this
+            shows what the mask is for, not a better model. An encoder always sees all tokens.
+        muted: heads of the self-attention whose output is set to zero; of an encoder-decoder, the decoder's.
 
     Raises:
-        UserError: an empty text, a head that does not exist, or a source that is missing or that nothing reads.
+        UserError: an empty text, a head that does not exist, a missing source, or a source that the model cannot read.
     """
-    assert not getattr(main_stack(model).config, "tie_last_hidden_states", True), "give the model to open_up first"
+    assert not getattr(main_stack(model).config, "tie_last_hidden_states", True), "call make_traceable first"
     check_texts(model, text, source)
     model = mute(model, muted)
     longest = min(LIMIT, model.config.max_position_embeddings)
@@ -136,7 +140,7 @@ def trace(
         ids, left_out = last(ids, longest)
         inputs, prefix = {"input_ids": ids[None]}, ""
     if not causal and model.config.is_causal:
-        # A mask of four dimensions is used as it is, and 0 hides nothing.
+        # A mask with four dimensions is added to the scores as it is, and 0 hides nothing.
         inputs[f"{prefix}attention_mask"] = torch.zeros(1, 1, len(ids), len(ids))
     outputs = model(**inputs, output_attentions=True, output_hidden_states=True, output_router_logits=False)
     return Trace(
@@ -155,37 +159,37 @@ def trace(
 
 
 def last(ids: torch.Tensor, count: int) -> tuple[torch.Tensor, int]:
-    """The last `count` of some ids, and how many were before them."""
+    """The last `count` ids, and how many come before them."""
     left_out = max(0, len(ids) - count)
     return ids[left_out:], left_out
 
 
 def check_texts(model: PreTrainedModel, text: str, source: str) -> None:
-    """Refuse, with a [`UserError`], texts that this architecture cannot read."""
+    """Raise a [`UserError`] for texts that this architecture cannot read."""
     check_encodable(text + source)
-    both = model.config.is_encoder_decoder
-    if source and not both:
+    reads_source = model.config.is_encoder_decoder
+    if source and not reads_source:
         raise VisitorError("no_encoder")
-    if not (source if both else text):
-        raise VisitorError("no_source" if both else "no_text")
+    if not (source if reads_source else text):
+        raise VisitorError("no_source" if reads_source else "no_text")
 
 
 def check_decoder(model: PreTrainedModel, text: str) -> None:
-    """Refuse any other architecture, and an empty text."""
+    """Raise a [`UserError`] unless the model is a decoder and the text is not empty."""
     if model.config.is_encoder_decoder or not model.config.is_causal:
         raise VisitorError("no_decoder_alone")
     check_texts(model, text, "")
 
 
 def main_stack(model: PreTrainedModel) -> OzymandiasModel:
-    """The stack that ends in the output matrix."""
+    """The stack of blocks whose output goes to the language-model head."""
     return model.decoder if model.config.is_encoder_decoder else model.model
 
 
 def mute(model: PreTrainedModel, heads: Heads) -> PreTrainedModel:
-    """A copy of the model whose self-attention has nothing of these heads in its output; without any, the model.
+    """A copy of the model without the output of these heads of its self-attention; the model itself if there are none.
 
-    The output matrix adds up what each head gives, so a head is silent where its columns are 0.
+    The output projection sums the contributions of all heads, so zeroing a head's columns mutes it.
 
     Raises:
         UserError: there is no such head.
@@ -195,8 +199,8 @@ def mute(model: PreTrainedModel, heads: Heads) -> PreTrainedModel:
     layers, count = len(main_stack(model).layers), model.config.num_attention_heads
     for layer, head in heads:
         if not (0 <= layer < layers and 0 <= head < count):
-            which = "no_head" if layers else "no_attention"
-            raise VisitorError(which, head=head + 1, layer=layer + 1, layers=layers, heads=count)
+            key = "no_head" if layers else "no_attention"
+            raise VisitorError(key, head=head + 1, layer=layer + 1, layers=layers, heads=count)
     model = copy.deepcopy(model)
     for layer, head in heads:
         attention = main_stack(model).layers[layer].attention
@@ -204,27 +208,16 @@ def mute(model: PreTrainedModel, heads: Heads) -> PreTrainedModel:
     return model
 
 
-def write_passage(model: PreTrainedModel, source: torch.Tensor, ids: torch.Tensor, length: int) -> torch.Tensor:
-    """What the decoder beside an encoder has read when it has written `ids` and up to `length` tokens more, greedily.
-
-    That begins with the token that starts it: `(1 + tokens,)`.
-    """
-    begun = torch.cat((ids.new_tensor([model.config.decoder_start_token_id]), ids))
-    if length < 1:
-        return begun
-    return model.generate(source[None], decoder_input_ids=begun[None], max_new_tokens=length, do_sample=False)[0]
-
-
 @torch.no_grad()
 def logit_lens(model: PreTrainedModel, trace: Trace, top: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the model would say, if it ended after each layer: the final norm and the output put behind each state.
+    """What the model would predict if it ended after each layer: final norm and head applied to every state.
 
-    The last layer's is the model's own output. Source: nostalgebraist, "interpreting GPT: the logit lens", 2020,
+    The last layer's prediction is the model's own. Source: nostalgebraist, "interpreting GPT: the logit lens", 2020,
     https://www.lesswrong.com/posts/AcKRB8wDpdaN6v6ru/interpreting-gpt-the-logit-lens.
 
     Returns:
-        The probabilities of the `top` likeliest tokens and their ids, `(layers + 1, length, top)` each; the first is
-        of the embeddings.
+        The probabilities of the `top` most likely tokens and their ids, `(layers + 1, length, top)` each. Index 0 is
+        the prediction from the embeddings.
     """
     states = main_stack(model).norm(trace.hidden)
     if not model.config.is_causal:
@@ -234,17 +227,17 @@ def logit_lens(model: PreTrainedModel, trace: Trace, top: int = 5) -> tuple[torc
 
 
 def residual_norms(trace: Trace) -> torch.Tensor:
-    """The Euclidean length of each position's state at the start and after each block, `(layers + 1, length)`."""
+    """The Euclidean norm of each position's state, before the first block and after each, `(layers + 1, length)`."""
     return trace.hidden.norm(dim=-1)
 
 
 @torch.no_grad()
 def embedding_map(model: PreTrainedModel, tokenizer: Tokenizer, size: int = 400) -> EmbeddingMap:
-    """Token embeddings along the two directions in which they differ most: their first principal components.
+    """Project the token embeddings onto their first two principal components.
 
-    All tokens that are text decide the directions: bytes that are no character by themselves and special tokens, which
-    training hardly touches, do not. The first `size` of the vocabulary are returned: of byte pairs, the commonest. The
-    sign of a direction is arbitrary, and here makes its largest entry positive.
+    The components are those of all tokens that are text. Special tokens and single bytes, which training hardly
+    touches, are left out. The first `size` tokens of the vocabulary are returned; of byte pairs these are the most
+    common. The sign of a component is arbitrary; its largest entry is made positive.
     """
     pieces, special = tokenizer.convert_ids_to_tokens(range(len(tokenizer))), set(tokenizer.all_special_ids)
     ids = [token for token, piece in enumerate(pieces) if token not in special and not is_byte(piece)]
@@ -264,45 +257,46 @@ def embedding_map(model: PreTrainedModel, tokenizer: Tokenizer, size: int = 400)
 def score_tokens(
     model: PreTrainedModel, tokenizer: Tokenizer, prompt: str, answer: str, top: int = 5
 ) -> list[ScoredToken]:
-    """How likely a decoder holds each token of an answer, at temperature 1, after the prompt and those before it.
+    """The probability that a decoder gives to each token of an answer at temperature 1, after all tokens before it.
 
-    The two are encoded each by itself, as the prompt was when the model wrote the answer: no token lies across their
-    border. Past the context a window slides, and each token has at least half a context before it.
+    Prompt and answer are encoded separately, as they were when the answer was written: no token crosses their border.
+    Past the context a window slides, and each token has at least half a context before it.
 
     Raises:
-        UserError: an answer that is empty or has more than `LONGEST_SCORED` tokens, or a model that is not a decoder
-            alone.
+        UserError: an answer that is empty or has more than `LONGEST_SCORED` tokens, or a model that is not
+            decoder-only.
     """
     check_decoder(model, answer)
     context = model.config.max_position_embeddings
-    given, written = encode(tokenizer, prompt)[-context:], encode(tokenizer, answer)
+    before, written = encode(tokenizer, prompt)[-context:], encode(tokenizer, answer)
     if len(written) > LONGEST_SCORED:
-        raise VisitorError("many_tokens", given=len(written), most=LONGEST_SCORED)
-    inputs, targets = sliding_windows(torch.cat((given, written)), min(context, max(1, len(given) + len(written) - 1)))
-    # The logits of a window, `(context, vocab)`, are large: only what is shown of them is kept.
+        raise VisitorError("many_tokens", value=len(written), most=LONGEST_SCORED)
+    ids = torch.cat((before, written))
+    inputs, targets = sliding_windows(ids, min(context, max(1, len(ids) - 1)))
+    # The logits of a window, `(context, vocab)`, are large: keep only what is shown.
     windows = [
-        keep_chances(model(input_ids=x[None]).logits[0, y != IGNORED], y[y != IGNORED], top)
+        select_likeliest(model(input_ids=x[None]).logits[0, y != IGNORED], y[y != IGNORED], top)
         for x, y in zip(inputs, targets, strict=True)
     ]
-    chances = Chances(*(torch.cat(parts)[max(0, len(given) - 1) :] for parts in zip(*windows, strict=True)))
-    return judge_all(tokenizer, chances, written.tolist())
+    scores = LogProbabilities(*(torch.cat(parts)[max(0, len(before) - 1) :] for parts in zip(*windows, strict=True)))
+    return score_all(tokenizer, scores, written.tolist())
 
 
 def score_trace(model: PreTrainedModel, tokenizer: Tokenizer, trace: Trace, top: int = 5) -> list[ScoredToken]:
-    """How likely the model held each token that it has read; an encoder, which sees them all, guesses none of them."""
+    """The tokens of a trace with their probabilities; an encoder's have none, since it sees all of them."""
     scored = trace.ids[1:] if model.config.is_causal else []
-    chances = keep_chances(trace.logits[: len(scored)], torch.tensor(scored, dtype=torch.long), top)
-    return judge_all(tokenizer, chances, trace.ids)
+    scores = select_likeliest(trace.logits[: len(scored)], torch.tensor(scored, dtype=torch.long), top)
+    return score_all(tokenizer, scores, trace.ids)
 
 
 def cache_growth(model: PreTrainedModel, tokenizer: Tokenizer, text: str, steps: int) -> Iterator[CacheStep]:
-    """Write on from a text greedily, each token once with the cache of keys and values and once without.
+    """Continue a text greedily, and compute every token both with and without the key-value cache.
 
-    The text's end is read, so much that all steps fit the context, of which there are no more than it has tokens. The
-    first step reads all of it either way.
+    Only the end of the text is read, so that all steps fit the context; there are no more steps than it has positions.
+    The first step reads the whole text either way.
 
     Raises:
-        UserError: an empty text, or a model that is no decoder alone.
+        UserError: an empty text, or a model that is not decoder-only.
     """
     check_decoder(model, text)
     steps = min(steps, context := model.config.max_position_embeddings)
@@ -318,22 +312,22 @@ def cache_growth(model: PreTrainedModel, tokenizer: Tokenizer, text: str, steps:
 
 @torch.no_grad()
 def find_likeliest(model: PreTrainedModel, ids: torch.Tensor, cache: DynamicCache | None) -> tuple[torch.Tensor, float]:
-    """The likeliest token `(1,)` after `ids` `(length,)` and what the cache holds, and the milliseconds it took."""
+    """The most likely token `(1,)` after the cached tokens and `ids` `(length,)`, and how many milliseconds it took."""
     begin = time.perf_counter()
     logits = model(input_ids=ids[None], past_key_values=cache, use_cache=cache is not None, logits_to_keep=1).logits
     token = logits[0].argmax(-1)
     return token, (time.perf_counter() - begin) * 1000
 
 
-def written_with_and_without(
+def write_with_and_without(
     model: PreTrainedModel, tokenizer: Tokenizer, text: str, muted: Heads, length: int, source: str = ""
 ) -> tuple[str, str]:
-    """What the model writes greedily after a text, `length` tokens at most, as it is, and with heads muted.
+    """What the model writes greedily after a text, at most `length` tokens, first with all heads, then with some muted.
 
-    An encoder-decoder writes to the end of its context, and may begin without a text.
+    An encoder-decoder stops at the end of its context, and the text may be empty.
 
     Raises:
-        UserError: an empty text, a head that does not exist, a source that is missing or that nothing reads, or an
+        UserError: an empty text, a head that does not exist, a source that is missing or cannot be read, or an
             encoder, which writes nothing.
     """
     if not model.config.is_causal:

@@ -1,13 +1,12 @@
-"""What the page says, in English and in Chinese: one file for each language in `texts/`."""
+"""What the page says, in English and in Chinese: one file in `texts/` for each language."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import gradio as gr
 import yaml
-from gradio.components import Component
 
 from training.command import UserError
 
@@ -17,17 +16,17 @@ TEXTS = {name: yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-
 
 
 def say(language: str, key: str, **values) -> str:
-    """A sentence in a language, with the values that stand in it in braces."""
+    """The sentence with this key, with `values` in place of its fields in braces."""
     return TEXTS[language]["sentences"][key].format(**values)
 
 
 def language_of(request: gr.Request) -> str:
-    """The language that a visitor's browser asks for first."""
+    """The language that a visitor's browser prefers."""
     return "zh" if request.headers.get("accept-language", "").lower().startswith("zh") else "en"
 
 
 class VisitorError(UserError):
-    """What a visitor can mend, told by a sentence of the files."""
+    """An error the visitor can fix, shown in the page's language."""
 
     def __init__(self, key: str, **values):
         super().__init__(say("en", key, **values))
@@ -35,56 +34,20 @@ class VisitorError(UserError):
 
 
 def explain(error: UserError, language: str) -> str:
-    """What an error says, in a language if it has it."""
+    """The message of an error, in `language` if it has been translated."""
     return say(language, error.key, **error.values) if isinstance(error, VisitorError) else str(error)
 
 
 def check_encodable(text: str) -> None:
-    """Refuse, with a [`VisitorError`], a lone surrogate: no tokenizer reads it, and no answer with it can be sent."""
+    """Raise a [`VisitorError`] for a lone surrogate: no tokenizer can encode it, and no answer with it can be sent."""
     if re.search("[\ud800-\udfff]", text):
         raise VisitorError("half_character")
 
 
 @contextmanager
 def errors_shown(language: str = "en") -> Iterator[None]:
-    """Let the page, or a program that asked, show what a visitor can mend."""
+    """Turn a [`UserError`] into Gradio's own error, which the page or a calling program shows."""
     try:
         yield
     except UserError as error:
         raise gr.Error(explain(error, language), print_exception=False) from None
-
-
-class Words:
-    """Makes the components of a page, and puts their words into another language.
-
-    A component's words are those of its properties that stand under its name in the files, and those that are made.
-    """
-
-    def __init__(self):
-        self.words: dict[Component, Callable[[str], dict]] = {}
-
-    def __call__(
-        self, kind: Callable[..., Component], name: str, made: Callable[[str], dict] = lambda _: {}, **options
-    ) -> Component:
-        """A component of a kind, with its words.
-
-        Args:
-            name: under which they stand in the files.
-            made: other properties that depend on the language, which it is given.
-            options: the properties that do not.
-        """
-
-        def words(language: str) -> dict:
-            return {**TEXTS[language]["components"][name], **made(language)}
-
-        component = kind(**words("en"), **options)
-        self.words[component] = words
-        return component
-
-    @property
-    def components(self) -> list[Component]:
-        return list(self.words)
-
-    def translate(self, language: str) -> list[dict]:
-        """The updates that put all components into a language."""
-        return [gr.update(**words(language)) for words in self.words.values()]

@@ -15,29 +15,30 @@ from typing import NamedTuple
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from modeling import PRESETS, OzymandiasConfig
+from modeling import PRESETS
 from space.language import VisitorError, check_encodable, say
-from space.loading import load_checkpoint, load_once, short_name
+from space.loading import load_checkpoint, load_config, load_once, short_name
 from training.command import UserError
 from training.generate import stream_text
+from training.inputs import check_checkpoint
 from training.quality import is_chinese
 from training.quatrains import request
 
 CHECKPOINTS = Path(__file__).with_name("checkpoints")
 EVOLUTION = tuple(PRESETS)
 LONGEST_PROMPT = 2000  # characters
-LONGEST_TEXT = 1000  # new tokens
-COLDEST, HOTTEST = 0.01, 2.0  # temperatures besides 0: logits divided by a smaller number are no longer finite
+LONGEST_ANSWER = 1000  # new tokens
+COLDEST, HOTTEST = 0.01, 2.0  # temperatures besides 0: logits divided by a smaller number overflow
 NARROWEST = 0.01  # the smallest top_p
 LARGEST_SEED = 2**31 - 1
-LONGEST_READ = 8000  # characters of an answer, or of another text, that a model reads again to explain it or to go on
-TURN = 0.05  # seconds that an answer is written on for before the reader sees more: nobody reads character by character
-# Answers are written in turns, first come, first served, by two threads: many that all compute at once take Python's
-# lock from each other after every few operations, and get half the work done.
+LONGEST_READ = 8000  # characters of an answer, or of another text, that a model reads to explain or continue it
+TURN = 0.05  # seconds of writing before the visitor sees more: nobody reads character by character
+# Two threads write all answers in turns, first come, first served. If every answer had a thread of its own, they would
+# take Python's lock from each other after every few operations and get half the work done.
 WRITERS = ThreadPoolExecutor(2, "writer")
-TITLE_START = "\n\n"  # what a new poem or paragraph begins after
-# What the English model, which has read novels too, begins with, and what of that the reader sees: a poem comes after a
-# number, a story begins with its heroine.
+TITLE_START = "\n\n"  # precedes a new poem or paragraph
+# The prompt for the English model, which has read novels too, and the part of it that the visitor sees: a poem comes
+# after a number, a story begins with its heroine.
 ENGLISH_STARTS = {"poetry": ("\n\n\n\n\nX.\n\n", ""), "oz": ("\n\nDorothy", "Dorothy")}
 
 ASKS = r"(?:please\W+|(?:can|could|would|will) you\W+|i(?:'d| would) like\W+|i want\W+)*"
@@ -53,30 +54,41 @@ SUBJECT = (
 
 @dataclass(frozen=True)
 class Served:
-    """A checkpoint that can be picked: its folder or Hub id, and a revision of that."""
+    """A checkpoint that can be chosen: its folder or Hub id, and a revision on the Hub."""
 
     source: str
     revision: str | None = None
 
 
 def served_models() -> dict[str, Served]:
-    """The checkpoints that write, by key: the one that `OZYMANDIAS_MODEL` names, then those in the repository.
+    """The decoders, which write answers, by key: the one in `OZYMANDIAS_MODEL`, then those in the repository.
 
-    `OZYMANDIAS_MODEL` is a folder or a Hub id, with `@REVISION` behind it to pin one.
+    `OZYMANDIAS_MODEL` is a folder or a Hub id, or `ID@REVISION` to pin a revision.
     """
     named = {key: model for key, model in named_model().items() if is_decoder(model.source, model.revision)}
     return named | shipped(["english", "chinese", *(f"poetry-{step}" for step in EVOLUTION)])
 
 
-def seen_models() -> dict[str, Served]:
-    """The checkpoints to look into, by key: those that write, and those of other architectures."""
+def inspectable_models() -> dict[str, Served]:
+    """All checkpoints that visitors can look inside, by key: the decoders, and those of other architectures."""
     return named_model() | served_models() | shipped(["oz-encoder", "oz-next-passage"])
 
 
 def named_model() -> dict[str, Served]:
+    """The checkpoint in `OZYMANDIAS_MODEL`, if there is one, under the key `named`."""
     name = os.environ.get("OZYMANDIAS_MODEL")
     source, _, revision = (name or "").partition("@")
     return {"named": Served(source, revision or None)} if source else {}
+
+
+def check_named() -> None:
+    """Check the folder in `OZYMANDIAS_MODEL`, if it is one.
+
+    Raises:
+        UserError: it is no checkpoint; the message suggests one that is.
+    """
+    for model in named_model().values():
+        check_checkpoint(model.source)
 
 
 def shipped(names: list[str]) -> dict[str, Served]:
@@ -85,19 +97,19 @@ def shipped(names: list[str]) -> dict[str, Served]:
 
 @lru_cache
 def is_decoder(source: str, revision: str | None) -> bool:
-    """Whether a checkpoint writes on by itself; of one that cannot be read, loading it will say so."""
+    """Whether a checkpoint is a decoder. One that cannot be read counts as such: loading it will raise the error."""
     try:
-        config = OzymandiasConfig.from_pretrained(source, revision=revision)
+        config = load_config(source, revision)
     except (OSError, ValueError):
         return True
     return config.is_causal and not config.is_encoder_decoder
 
 
 def default_model() -> str:
-    """The key of the model that is picked at first: the one that was named, else the best of English.
+    """The key of the model that is selected at first: the named one, or else the best English one.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no model at all.
     """
     models = served_models()
     for key in ("named", "english", "poetry-modern", *models):
@@ -108,7 +120,7 @@ def default_model() -> str:
 
 @lru_cache
 def label(key: str, language: str) -> str:
-    """`Poetry 4: gpt, 0.84M, loss 1.62`: a model of the repository, by the run record beside its weights."""
+    """The label of a model in the repository, such as `Poetry 4: gpt, 0.84M, loss 1.62`, from its run record."""
     record = json.loads((CHECKPOINTS / key / "run.json").read_text(encoding="utf-8"))
     step = key.removeprefix("poetry-")
     if step in EVOLUTION:
@@ -120,18 +132,18 @@ def label(key: str, language: str) -> str:
 
 
 def find_model(key: str, models: dict[str, Served]) -> Served:
-    """The model with a key.
+    """The model with this key.
 
     Raises:
-        VisitorError: there is none; it names those that there are.
+        VisitorError: there is none; the message lists the keys that exist.
     """
     if not isinstance(key, str) or key not in models:
-        raise VisitorError("no_model", name=shorten(key), names=", ".join(models))
+        raise VisitorError("no_model", name=quote(key), names=", ".join(models))
     return models[key]
 
 
 def choices(models: dict[str, Served], language: str) -> list[tuple[str, str]]:
-    """What a page shows for each model, and its key; the one that was named has its own name."""
+    """The label and the key of each model, for a list on the page; the named one is shown by its folder or Hub id."""
     return [
         (short_name(served.source) if key == "named" else label(key, language), key) for key, served in models.items()
     ]
@@ -139,78 +151,79 @@ def choices(models: dict[str, Served], language: str) -> list[tuple[str, str]]:
 
 @load_once
 def load(served: Served) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a checkpoint to write with, once; its errors are those of [`load_checkpoint`]."""
+    """Load a checkpoint for writing, once. Its errors are those of [`load_checkpoint`]."""
     model, tokenizer = load_checkpoint(served.source, served.revision)
     return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
 
 
 def check_text(text: str, most: int = LONGEST_READ) -> None:
-    """Refuse what is no text, has more than `most` characters, or cannot be encoded.
+    """Check that a value is a string of at most `most` characters, all of which can be encoded.
 
     Raises:
-        VisitorError: which of them it is.
+        VisitorError: it is not.
     """
     if not isinstance(text, str):
-        raise VisitorError("no_string", given=shorten(text))
+        raise VisitorError("no_string", value=quote(text))
     if len(text) > most:
-        raise VisitorError("long_prompt", given=len(text), most=most)
+        raise VisitorError("long_prompt", value=len(text), most=most)
     check_encodable(text)
 
 
 def check_prompt(prompt: str) -> None:
-    """Refuse, with a [`VisitorError`], a prompt that is empty, too long or cannot be encoded."""
+    """Raise a [`VisitorError`] for a prompt that is empty, too long or cannot be encoded."""
     check_text(prompt, LONGEST_PROMPT)
     if not prompt.strip():
         raise VisitorError("empty_prompt")
 
 
 def check_settings(temperature: float, top_p: float, length: int, seed: int) -> None:
-    """Refuse settings outside their range, or of another type, as a program or an emptied box can send them.
+    """Check the settings of an answer: a program, or an emptied box, can send any value of any type.
 
     Raises:
-        VisitorError: it names the setting, its value and the range.
+        VisitorError: a setting is out of its range; the message has its name, value and range.
     """
     if not (is_number(temperature, 0, 0) or is_number(temperature, COLDEST, HOTTEST)):
-        raise VisitorError("bad_temperature", given=shorten(temperature), least=COLDEST, most=HOTTEST)
+        raise VisitorError("bad_temperature", value=quote(temperature), least=COLDEST, most=HOTTEST)
     if not is_number(top_p, NARROWEST, 1):
-        raise VisitorError("bad_top_p", given=shorten(top_p), least=NARROWEST)
-    if not is_number(length, 1, LONGEST_TEXT, whole=True):
-        raise VisitorError("bad_length", given=shorten(length), most=LONGEST_TEXT)
+        raise VisitorError("bad_top_p", value=quote(top_p), least=NARROWEST)
+    if not is_number(length, 1, LONGEST_ANSWER, whole=True):
+        raise VisitorError("bad_length", value=quote(length), most=LONGEST_ANSWER)
     if not is_number(seed, 0, LARGEST_SEED, whole=True):
-        raise VisitorError("bad_seed", given=shorten(seed), most=LARGEST_SEED)
+        raise VisitorError("bad_seed", value=quote(seed), most=LARGEST_SEED)
 
 
 def is_number(value: object, least: float, most: float, whole: bool = False) -> bool:
-    """Whether a value is a number in a range, both ends included; `whole` asks for a whole number."""
+    """Whether a value is a number from `least` to `most`, and a whole one if `whole` is set."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return number and least <= value <= most and (not whole or value == int(value))
 
 
-def shorten(value: object) -> str:
+def quote(value: object) -> str:
     """A value as an error message quotes it; an emptied box is `""`."""
     return repr("" if value is None else value)[:40]
 
 
-def asked_for(prompt: str) -> str:
-    """What the reader asks for: `"poetry"`, `"oz"` or `"chinese"`, as by "Write me a poem"; "" for an opening line."""
+def requested_corpus(prompt: str) -> str:
+    """`"poetry"`, `"oz"` or `"chinese"` for a request such as "Write me a poem"; `""` for an opening line."""
     if re.fullmatch(CHINESE_REQUEST, prompt, re.S):
         return "chinese"
-    for corpus, words in (("oz", OZ), ("poetry", POETRY)):
-        asked = rf"\W*{ASKS}{VERB}\b.*\b{words}\b.*"
-        if re.fullmatch(rf"{asked}|\W*(?:{ASKS})(?:a|an|some|the)?\s*{words}\W*(?:please)?\W*", prompt, re.I | re.S):
+    for corpus, topic in (("oz", OZ), ("poetry", POETRY)):
+        sentence = rf"\W*{ASKS}{VERB}\b.*\b{topic}\b.*"
+        phrase = rf"\W*(?:{ASKS})(?:a|an|some|the)?\s*{topic}\W*(?:please)?\W*"
+        if re.fullmatch(f"{sentence}|{phrase}", prompt, re.I | re.S):
             return corpus
     return ""
 
 
 def quatrain_request(prompt: str) -> str:
-    """How the Chinese model is asked for the quatrain that a reader wants: of five characters a line, or of seven."""
+    """The prompt that makes the Chinese model write the requested quatrain, with five or seven characters a line."""
     form = "七言绝句" if "七" in prompt else "五言绝句"
-    found = re.search(SUBJECT, prompt)
-    return TITLE_START + request(form, next(filter(None, found.groups())) if found else "春")
+    subject = re.search(SUBJECT, prompt)
+    return TITLE_START + request(form, next(filter(None, subject.groups())) if subject else "春")
 
 
 class Opening(NamedTuple):
-    """How an answer begins: the model, what it is given, what of that the reader sees, and what ends the answer."""
+    """How an answer begins: the model's key, its prompt, the part of it that is shown, and what ends the answer."""
 
     model: str
     start: str
@@ -218,9 +231,9 @@ class Opening(NamedTuple):
     end: str = ""
 
 
-def choose(prompt: str, key: str, models: dict[str, Served]) -> Opening:
-    """How the answer to a prompt begins, where the reader has picked a model."""
-    corpus = asked_for(prompt)
+def choose_opening(prompt: str, key: str, models: dict[str, Served]) -> Opening:
+    """How the answer to a prompt begins if the visitor has chosen the model `key`."""
+    corpus = requested_corpus(prompt)
     if corpus == "chinese" and "chinese" not in models:
         corpus = ""
     if (corpus == "chinese" or is_chinese([prompt])) and key not in ("chinese", "named") and "chinese" in models:
@@ -240,11 +253,11 @@ def begin(prompt: str, key: str) -> tuple[Served, Opening]:
     """The model that answers a prompt, and how the answer begins.
 
     Raises:
-        UserError: a prompt that is empty or too long, or an unknown model.
+        UserError: the prompt is empty or too long, or the model is unknown.
     """
     check_prompt(prompt)
     models = served_models()
-    opening = choose(prompt, key, models)
+    opening = choose_opening(prompt, key, models)
     return find_model(opening.model, models), opening
 
 
@@ -255,29 +268,29 @@ def answer(
     top_p: float = 0.95,
     length: int = 300,
     seed: int = 0,
-    kept: str | None = None,
+    beginning: str | None = None,
 ) -> Iterator[str]:
-    """Yield the answer as it grows: the opening line and what the model writes on from it.
+    """Yield the answer as it grows: the opening line and the model's continuation.
 
     Args:
-        prompt: an opening line, or a request for poetry, for Oz or, in Chinese, for a quatrain, which the model that
-            knows them answers. A Chinese line goes to the Chinese model.
+        prompt: an opening line, or a request for poetry, for Oz or, in Chinese, for a quatrain. Requests are answered
+            by the model that was trained for them, and Chinese lines by the Chinese model.
         key: the model, a key of [`served_models`].
         temperature: 0, or 0.01 to 2; see [`training.generate.stream_text`].
         top_p: 0.01 to 1; see there.
         length: tokens to write, 1 to 1,000: characters, or byte pairs.
-        seed: the same seed gives the same text; 0 draws anew.
-        kept: how the answer begins, where it is to go on from an earlier one.
+        seed: the same seed gives the same text; 0 chooses a new one.
+        beginning: the beginning of an earlier answer, which is to be continued.
 
     Raises:
-        UserError: a prompt that is empty or too long, a beginning that is too long, a setting out of its range, an
-            unknown model, or one that cannot be loaded.
+        UserError: the prompt is empty or too long, the beginning is too long, a setting is out of its range, or the
+            model is unknown or cannot be loaded.
     """
     served, (_, start, text, end) = begin(prompt, key)
     check_settings(temperature, top_p, length, seed)
-    if kept is not None:
-        check_text(kept)
-        start, text = start + kept[len(text) :], kept
+    if beginning is not None:
+        check_text(beginning)
+        start, text = start + beginning[len(text) :], beginning
     model, tokenizer = load(served)
     pieces = stream_text(
         model,
@@ -298,7 +311,7 @@ def answer(
 
 
 def take_turn(pieces: Iterator[str]) -> tuple[str, bool]:
-    """What comes in the time of one turn, and whether that was all."""
+    """The text that is written in one turn, and whether it is the last."""
     until, text = time.monotonic() + TURN, ""
     for piece in pieces:
         text += piece

@@ -142,7 +142,9 @@ def load_snapshot(model: PreTrainedModel, path: Path) -> None:
         raise UserError(f"{path} is not a snapshot of this model; take one of the same run.")
 
 
-def load_trained(checkpoint: str | Path) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+def load_trained(
+    checkpoint: str | Path, revision: str | None = None
+) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
     """The tokenizer and the model, in evaluation mode, of a folder as [`save_model`] writes it, or of a Hub id.
 
     Raises:
@@ -151,7 +153,8 @@ def load_trained(checkpoint: str | Path) -> tuple[PreTrainedTokenizerBase, PreTr
     check_checkpoint(str(checkpoint))
     try:
         check_reachable(checkpoint)
-        return AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False), load_model(checkpoint)
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint, revision=revision, trust_remote_code=False)
+        return tokenizer, load_model(checkpoint, revision)
     except Exception as error:  # transformers and safetensors each have their own for a bad checkpoint
         raise UserError(not_loaded(str(checkpoint), error)) from error
 

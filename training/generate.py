@@ -103,22 +103,38 @@ def choose(logits: torch.Tensor, temperature: float, top_p: float, generator: to
 
 def write_passage(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    source: str,
+    source: torch.Tensor,
+    written: torch.Tensor,
     max_new_tokens: int,
-    temperature: float,
-    top_p: float,
-    seed: int,
-) -> str:
-    """What an encoder-decoder writes for a source, of which it reads the last tokens that fit its context."""
-    context = model.config.max_position_embeddings
-    ids = tokenizer(source, add_special_tokens=False, return_tensors="pt")["input_ids"][:, -context:].to(model.device)
-    how = {"do_sample": True, "temperature": temperature, "top_p": top_p} if temperature else {"do_sample": False}
-    torch.manual_seed(seed)
-    written = model.generate(
-        ids, attention_mask=torch.ones_like(ids), max_new_tokens=min(max_new_tokens, context - 1), **how
-    )
-    return tokenizer.decode(written[0], skip_special_tokens=True)
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+) -> torch.Tensor:
+    """Let an encoder-decoder continue what its decoder has written.
+
+    Args:
+        source: the token ids that the encoder reads, `(source length,)`.
+        written: the token ids that the decoder has written so far, `(length,)`; may be empty.
+        max_new_tokens: the most tokens to add; below 1 nothing is added.
+        temperature, top_p, seed: as for [`stream_text`].
+
+    Returns:
+        The decoder's start token, `written` and the new tokens, `(1 + length + new,)`.
+    """
+    begun = torch.cat((written.new_tensor([model.config.decoder_start_token_id]), written))
+    if max_new_tokens < 1:
+        return begun
+    settings = {"do_sample": False}
+    if temperature:
+        torch.manual_seed(seed)
+        settings = {"do_sample": True, "temperature": temperature, "top_p": top_p}
+    return model.generate(
+        source[None],
+        attention_mask=torch.ones_like(source[None]),
+        decoder_input_ids=begun[None],
+        max_new_tokens=max_new_tokens,
+        **settings,
+    )[0]
 
 
 def check_arguments(arguments: argparse.Namespace) -> None:
@@ -163,14 +179,18 @@ def main() -> None:
     model = model.to(choose_device(arguments.device)).eval()
     show = printable if sys.stdout.isatty() else str
     for number in range(arguments.number):
-        how = (arguments.prompt, arguments.length, arguments.temperature, arguments.top_p, arguments.seed + number)
+        settings = (arguments.temperature, arguments.top_p, arguments.seed + number)
         if number:
             print("\n---\n")
         if model.config.is_encoder_decoder:
-            print(show(write_passage(model, tokenizer, *how)))
+            context = model.config.max_position_embeddings
+            source = tokenizer(arguments.prompt, add_special_tokens=False, return_tensors="pt")["input_ids"][0]
+            source = source[-context:].to(model.device)
+            ids = write_passage(model, source, source[:0], min(arguments.length, context - 1), *settings)
+            print(show(tokenizer.decode(ids, skip_special_tokens=True)))
             continue
         print(show(arguments.prompt), end="", flush=True)
-        for piece in stream_text(model, tokenizer, *how):
+        for piece in stream_text(model, tokenizer, arguments.prompt, arguments.length, *settings):
             print(show(piece), end="", flush=True)
         print()
 

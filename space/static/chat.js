@@ -1,5 +1,5 @@
-// Gradio's chat makes HTML of a message, also without Markdown, so that "&amp;" is shown as "&". The label that it gives
-// the message for screen readers has the text as it was written: put that in its place, before anything is painted.
+// Gradio's chat inserts messages as HTML even without Markdown, so "&amp;" would be shown as "&". A message's label for
+// screen readers holds the text as it was written: show that instead, before anything is painted.
 () => {
   const chat = document.querySelector("#chat");
   const show = () => {

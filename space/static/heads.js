@@ -1,4 +1,4 @@
-// A small picture of every head, a row for each layer; a click, or Enter, chooses one.
+// A thumbnail of every head, in one row for each layer. A click or Enter selects one.
 const root = element.querySelector(".heads");
 
 function draw() {

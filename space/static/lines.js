@@ -1,4 +1,4 @@
-// Lines from each token to those that it looks at; the stronger, the darker. Pointing at a token leaves its lines alone.
+// Lines from each token to the tokens it attends to, darker for larger weights. Hovering over a token hides the others'.
 const root = element.querySelector("svg");
 const [ROW, LEFT, RIGHT, WIDTH] = [18, 100, 220, 320];
 

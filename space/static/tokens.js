@@ -1,4 +1,4 @@
-// Tokens, a row for each line of the text. What is drawn comes in as text and stays text: no HTML is made of it.
+// Tokens, in one row for each line of the text. They are inserted as text, never as HTML.
 const list = element.querySelector(".tokens");
 const card = element.querySelector(".card");
 let touched = false;
@@ -16,10 +16,10 @@ function draw() {
   card.hidden = true;
   for (const line of value.lines || []) {
     const row = make(list, "div", "", "row");
-    const words = make(row, "span", "", "line");
-    if (line.before) make(words, "span", line.before, "given");
+    const content = make(row, "span", "", "line");
+    if (line.before) make(content, "span", line.before, "given");
     for (const token of line.tokens) {
-      const button = make(words, "button", token.text, "token");
+      const button = make(content, "button", token.text, "token");
       button.type = "button";
       button.tabIndex = -1;
       button.token = token;
@@ -27,12 +27,12 @@ function draw() {
       if (token.probability !== null) button.style.setProperty("--doubt", 1 - token.probability);
       if (token.copied) button.classList.add("copied");
       if (token.index === value.selected) button.setAttribute("aria-pressed", "true");
-      button.setAttribute("aria-label", [token.text, token.told, token.copied].filter(Boolean).join(", "));
+      button.setAttribute("aria-label", [token.text, token.description, token.copied].filter(Boolean).join(", "));
     }
     if (line.remark) make(row, "span", line.remark, "remark");
   }
   const first = list.querySelector("[aria-pressed]") || list.querySelector("button");
-  if (first) first.tabIndex = 0; // one stop for the keyboard, arrows go on from there
+  if (first) first.tabIndex = 0; // a single tab stop; arrow keys move between tokens
 }
 
 function show(button) {
@@ -40,7 +40,7 @@ function show(button) {
   card.replaceChildren();
   make(card, "strong", token.text);
   if (token.id !== undefined) make(card, "span", ` #${token.id} `);
-  make(card, "div", token.told);
+  make(card, "div", token.description);
   if (token.copied) make(card, "div", token.copied);
   if (token.alternatives?.length) {
     const rows = make(card, "table");
@@ -66,7 +66,7 @@ list.addEventListener("focusout", () => (card.hidden = true));
 list.addEventListener("click", (event) => {
   const button = tokenAt(event);
   if (!button) return;
-  // A finger cannot hover: its first tap shows the card, the second one chooses. A key's click has no detail.
+  // A finger cannot hover: the first tap shows the card, the second one selects. A click made by a key has no detail.
   if (touched && event.detail && list.tapped !== button) {
     list.tapped = button;
     show(button);

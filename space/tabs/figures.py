@@ -1,7 +1,4 @@
-"""The plots of the page: figures of Plotly, from numbers that were measured elsewhere.
-
-Colours are such as can be read on a light page and on a dark one.
-"""
+"""The plots of the page, as Plotly figures. Their colours are legible on a light page and on a dark one."""
 
 import plotly.graph_objects as go
 import torch
@@ -12,16 +9,16 @@ from space.token_scores import ScoredToken
 
 GREY, COLOURS = "#808080", ("#d97706", "#2563eb", "#059669", "#c026d3", "#dc2626")
 SCALE = [[0, "rgba(37, 99, 235, 0.04)"], [1, "rgba(37, 99, 235, 1)"]]
-LENS_TOKENS = 24  # positions of which the guesses can still be read
+LENS_TOKENS = 24  # positions: more predictions could not be read
 
 
 def figure(*traces, height: int = 320, **layout) -> go.Figure:
-    """A figure without a background of its own."""
+    """A figure with a transparent background."""
     return go.Figure(
         traces,
         {
             "height": height,
-            "margin": {"l": 60, "r": 20, "t": 44, "b": 50},  # on top stands the label of the plot
+            "margin": {"l": 60, "r": 20, "t": 44, "b": 50},  # the label of the plot stands at the top
             "paper_bgcolor": "rgba(0,0,0,0)",
             "plot_bgcolor": "rgba(0,0,0,0)",
             "font": {"color": GREY, "family": "system-ui, sans-serif"},
@@ -36,7 +33,7 @@ def axis(title: str, **options) -> dict:
 
 
 def tokens_axis(shown: list[str], **options) -> dict:
-    """An axis with a token at each place; the same token can stand at several."""
+    """An axis with a token at each position. Numbers are the values, since a token can occur more than once."""
     return {
         "tickvals": list(range(len(shown))),
         "ticktext": shown,
@@ -47,30 +44,30 @@ def tokens_axis(shown: list[str], **options) -> dict:
     }
 
 
-def surprise(scored: list[ScoredToken], language: str) -> go.Figure:
-    """The surprise of each token, in bits."""
-    bits = [token.surprise or 0 for token in scored]
+def surprisal(scored: list[ScoredToken], language: str) -> go.Figure:
+    """The surprisal of each token, in bits."""
+    bits = [token.surprisal or 0 for token in scored]
     hover = [f"{token.shown}: {bit:.1f}" for token, bit in zip(scored, bits, strict=True)]
     bars = go.Bar(y=bits, hovertext=hover, hoverinfo="text", marker={"color": COLOURS[0]})
-    axes = {"xaxis": axis(say(language, "token_axis")), "yaxis": axis(say(language, "surprise_axis"))}
+    axes = {"xaxis": axis(say(language, "token_axis")), "yaxis": axis(say(language, "surprisal_axis"))}
     return figure(bars, height=220, bargap=0.1, **axes)
 
 
 def heat(weights: torch.Tensor, queries: list[str], keys: list[str], language: str) -> go.Figure:
-    """The attention of one head, `(queries, keys)`: a row for each token that looks."""
-    looks, at = say(language, "looks"), say(language, "at")
-    hover = f"{looks}: %{{y}} · {at}: %{{x}} · %{{z:.3f}}<extra></extra>"
+    """The attention of one head, `(queries, keys)`, with a row for each query."""
+    query, key = say(language, "query_axis"), say(language, "key_axis")
+    hover = f"{query}: %{{y}} · {key}: %{{x}} · %{{z:.3f}}<extra></extra>"
     cells = go.Heatmap(z=weights.tolist(), zmin=0, zmax=1, colorscale=SCALE, hovertemplate=hover)
     size = max(360, 60 + 12 * len(queries))
     axes = {
-        "xaxis": tokens_axis(keys, title=at, side="bottom", tickangle=-90),
-        "yaxis": tokens_axis(queries, title=looks, autorange="reversed"),
+        "xaxis": tokens_axis(keys, title=key, side="bottom", tickangle=-90),
+        "yaxis": tokens_axis(queries, title=query, autorange="reversed"),
     }
     return figure(cells, height=min(size, 900), **axes)
 
 
 def lens(trace: Trace, probabilities: torch.Tensor, guesses: list[list[str]], language: str) -> go.Figure:
-    """The likeliest next token after each layer and position, `(layers + 1, length)`, darker where it is surer."""
+    """The most likely next token after each layer and position, `(layers + 1, length)`, darker if more probable."""
     shown = trace.shown[-LENS_TOKENS:]
     layers = [say(language, "embedded")]
     layers += [say(language, "after_layer", layer=layer) for layer in range(1, len(guesses))]
@@ -88,7 +85,7 @@ def lens(trace: Trace, probabilities: torch.Tensor, guesses: list[list[str]], la
 
 
 def norms(trace: Trace, lengths: torch.Tensor, language: str) -> go.Figure:
-    """The length of each token's state, a line for each layer."""
+    """The norm of each token's state, with a line for each layer."""
     names = [say(language, "embedded")]
     names += [say(language, "after_layer", layer=layer) for layer in range(1, len(lengths))]
     lines = [
@@ -99,7 +96,7 @@ def norms(trace: Trace, lengths: torch.Tensor, language: str) -> go.Figure:
 
 
 def embeddings(found: EmbeddingMap, marked: list[int], language: str) -> go.Figure:
-    """The embeddings of the vocabulary, with those of the text's own tokens marked."""
+    """The embeddings of the vocabulary, with the tokens of the text highlighted."""
     own = [place for place, token in enumerate(found.ids) if token in set(marked)]
     points = [
         go.Scatter(
@@ -121,7 +118,7 @@ def embeddings(found: EmbeddingMap, marked: list[int], language: str) -> go.Figu
 
 
 def cache(steps: list[CacheStep], language: str) -> go.Figure:
-    """The milliseconds of each token with the cache and without it, and the cache's size."""
+    """The milliseconds for each token with the cache and without it, and the size of the cache."""
     tokens = [step.tokens for step in steps]
     lines = [
         go.Scatter(x=tokens, y=[getattr(step, name) for step in steps], name=say(language, title), mode="lines+markers")
@@ -143,7 +140,7 @@ def cache(steps: list[CacheStep], language: str) -> go.Figure:
 
 
 def curves(runs: dict[str, list[tuple[int, float]]], language: str, at: tuple[int, float] | None = None) -> go.Figure:
-    """Validation losses against steps, a line for each run; `at` marks one point."""
+    """Validation losses against steps, with a line for each run; `at` marks one point."""
     lines = [
         go.Scatter(
             x=[step for step, _ in points],
@@ -159,5 +156,5 @@ def curves(runs: dict[str, list[tuple[int, float]]], language: str, at: tuple[in
             go.Scatter(x=[at[0]], y=[at[1]], mode="markers", marker={"size": 16, "color": GREY}, showlegend=False)
         )
     axes = {"xaxis": axis(say(language, "step")), "yaxis": axis(say(language, "loss"))}
-    # Where losses fall there is room on the right above them, and below is none on a phone.
+    # Falling curves leave room at the top right; below the plot a phone has none.
     return figure(*lines, **axes, legend={"x": 1, "xanchor": "right", "y": 1, "bgcolor": "rgba(0,0,0,0)"})

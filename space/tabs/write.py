@@ -1,4 +1,4 @@
-"""The tab for writing: a chat, and under every answer why the model wrote it so."""
+"""The tab for writing: a chat, and below it an explanation of an answer."""
 
 import threading
 from collections.abc import Iterator
@@ -6,15 +6,14 @@ from collections.abc import Iterator
 import gradio as gr
 
 from space import writer
-from space.guard import EXPLAINING
-from space.inside import load_eager, score_tokens
-from space.language import VisitorError, Words, explain, say
+from space.inside import load_traceable, score_tokens
+from space.language import VisitorError, explain, say
 from space.loading import keep_recent, local_folder
 from space.originality import Originality, Passage, copied_passages
 from space.tabs import figures
-from space.tabs.components import custom, token_value
+from space.tabs.components import EXPLANATION_LIMITS, Translated, scripted, token_value
 from space.token_scores import ScoredToken
-from space.verse import LineRemark, verse_remarks
+from space.verse import LineVerse, analyse_verse
 from training.checkpoints import RECORD
 from training.command import UserError
 
@@ -25,42 +24,42 @@ EXAMPLES = [
     "Dorothy looked at the Scarecrow and",
     "写一首七言绝句，题目：月",
 ]
-SIMULTANEOUS = 32  # answers written in turns: each visitor sees words at once, and all get slower together
-LONGEST_CONVERSATION = 100_000  # characters that are kept; every update of an answer sends them again
-STOPS: dict[str, threading.Event] = {}  # of the answers that are being written, by the visitor's session
-# Tags that fetch something as soon as they are in the page. Gradio leaves "allowed" tags as text, the others as HTML
-# until `static/chat.js` shows the text.
+SIMULTANEOUS = 32  # answers written in turns: every visitor sees text at once, and all slow down together
+LONGEST_CONVERSATION = 100_000  # characters; every update of an answer sends them again
+STOPS: dict[str, threading.Event] = {}  # set to stop the answer that is written for a session
+# Tags that fetch something as soon as they are in the page. Gradio shows "allowed" tags as text, and others as HTML
+# until `static/chat.js` replaces them by their text.
 LOADING_TAGS = ["audio", "embed", "iframe", "image", "img", "input", "object", "picture", "source", "svg", "video"]
-STORED = "ozymandias"  # what the browser keeps the conversation under
+STORED = "ozymandias"  # the key of the conversation in the browser's storage
 
 Messages = list[dict]
 
 
 class WriteTab:
-    """The components of the tab and what they do; the other tabs are wired to it in `app.py`."""
+    """The components of the tab and their events. `app.py` connects it with the other tabs."""
 
-    def __init__(self, words: Words, language: gr.Radio):
+    def __init__(self, translated: Translated, language: gr.Radio):
         self.language = language
         with gr.Row(equal_height=False):
             with gr.Column(scale=5, min_width=300):
-                self.build_chat(words)
-                self.build_explanation(words)
+                self.build_chat(translated)
+                self.build_explanation(translated)
             with gr.Column(scale=2, min_width=300):
-                self.build_settings(words)
+                self.build_settings(translated)
         self.saved = gr.BrowserState([], storage_key=STORED, secret=STORED)
-        # What is written goes through one queue, however it was asked for.
+        # All answers share one limit, whichever event asked for them.
         self.limits = {
             "concurrency_limit": SIMULTANEOUS,
             "concurrency_id": "writing",
-            "show_progress": "minimal",  # the full one can lie over the chat's buttons, and stay after a stop
+            "show_progress": "minimal",  # the full one can cover the chat's buttons, and remain after a stop
             "api_visibility": "private",
-            # Gradio answers an empty number, or one out of range, with "Error"; `check_settings` says what to do.
+            # Gradio would refuse a number out of range in English; `check_settings` does in the page's language.
             "preprocess": False,
         }
         self.connect()
 
-    def build_chat(self, words: Words) -> None:
-        self.chat = words(
+    def build_chat(self, translated: Translated) -> None:
+        self.chat = translated(
             gr.Chatbot,
             "chat",
             elem_id="chat",
@@ -73,18 +72,20 @@ class WriteTab:
             buttons=["copy", "copy_all"],
         )
         with gr.Row():
-            self.prompt = words(
+            self.prompt = translated(
                 gr.Textbox, "prompt", show_label=False, elem_id="prompt", max_lines=5, autofocus=True, scale=8
             )
-            self.send = words(gr.Button, "send", variant="primary", elem_id="send", min_width=90)
-            self.stop = words(gr.Button, "stop", variant="stop", elem_id="stop", min_width=90)
+            self.send = translated(gr.Button, "send", variant="primary", elem_id="send", min_width=90)
+            self.stop = translated(gr.Button, "stop", variant="stop", elem_id="stop", min_width=90)
         models = writer.served_models()
         examples = [text for text in EXAMPLES if "chinese" in models or not writer.is_chinese([text])]
-        self.examples = words(gr.Dataset, "examples", components=[self.prompt], samples=[[text] for text in examples])
+        self.examples = translated(
+            gr.Dataset, "examples", components=[self.prompt], samples=[[text] for text in examples]
+        )
 
-    def build_settings(self, words: Words) -> None:
+    def build_settings(self, translated: Translated) -> None:
         models = writer.served_models()
-        self.model = words(
+        self.model = translated(
             gr.Radio,
             "model",
             lambda language: {"choices": writer.choices(models, language)},
@@ -93,116 +94,116 @@ class WriteTab:
         )
         self.settings = [
             self.model,
-            words(gr.Slider, "temperature", minimum=0, maximum=2, value=0.8, step=0.05),
-            words(gr.Slider, "top_p", minimum=0.05, maximum=1, value=0.95, step=0.05),
-            words(gr.Slider, "length", minimum=50, maximum=writer.LONGEST_TEXT, value=300, step=50),
-            words(gr.Number, "seed", value=0, precision=0),
+            translated(gr.Slider, "temperature", minimum=0, maximum=2, value=0.8, step=0.05),
+            translated(gr.Slider, "top_p", minimum=0.05, maximum=1, value=0.95, step=0.05),
+            translated(gr.Slider, "length", minimum=50, maximum=writer.LONGEST_ANSWER, value=300, step=50),
+            translated(gr.Number, "seed", value=0, precision=0),
         ]
 
-    def build_explanation(self, words: Words) -> None:
+    def build_explanation(self, translated: Translated) -> None:
         with gr.Row():
-            self.explain = words(gr.Checkbox, "explain", elem_id="explain")
-            self.answer = words(gr.Dropdown, "answer", choices=[], visible=False, elem_id="answer")
+            self.explain = translated(gr.Checkbox, "explain", elem_id="explain")
+            self.answer = translated(gr.Dropdown, "answer", choices=[], visible=False, elem_id="answer")
         with gr.Column(visible=False, elem_id="explanation") as self.explanation:
-            self.tokens = words(gr.HTML, "answer_tokens", elem_id="answer-tokens", **custom("tokens"))
+            self.tokens = translated(gr.HTML, "answer_tokens", elem_id="answer-tokens", **scripted("tokens"))
             self.originality = gr.Markdown(elem_id="originality")
-            self.surprise = words(gr.Plot, "surprise")
-        self.explained = [self.answer, self.explanation, self.tokens, self.originality, self.surprise]
+            self.surprisal = translated(gr.Plot, "surprisal")
+        self.explain_outputs = [self.answer, self.explanation, self.tokens, self.originality, self.surprisal]
 
     def connect(self) -> None:
-        asked, conversation = {self.prompt, self.chat, *self.settings, self.language}, [self.chat, self.prompt]
-        written = [
-            gr.on([self.prompt.submit, self.send.click], self.respond, asked, conversation, **self.limits),
-            self.chat.retry(self.retry, asked, conversation, **self.limits),
-            self.chat.edit(self.edit, asked, conversation, **self.limits),
-            self.chat.undo(self.undo, asked, conversation, api_visibility="private"),
+        inputs, conversation = {self.prompt, self.chat, *self.settings, self.language}, [self.chat, self.prompt]
+        events = [
+            gr.on([self.prompt.submit, self.send.click], self.respond, inputs, conversation, **self.limits),
+            self.chat.retry(self.retry, inputs, conversation, **self.limits),
+            self.chat.edit(self.edit, inputs, conversation, **self.limits),
+            self.chat.undo(self.undo, {self.chat}, conversation, api_visibility="private"),
             self.chat.clear(lambda: [], None, self.chat, api_visibility="private"),
         ]
-        # `gr.Examples` would put the box's first words back with the example.
+        # `gr.Examples` would reset the placeholder of the box to the language it was built in.
         self.examples.click(lambda example: example[0], self.examples, self.prompt, api_visibility="private")
         self.stop.click(stop_writing, queue=False, api_visibility="private")
-        for event in written:
+        for event in events:
             self.after_writing(event)
-        self.wanted = {self.explain, self.answer, self.chat, self.language}
-        changes = [self.explain.input, self.answer.input]
-        gr.on(changes, self.describe, self.wanted, self.explained, **EXPLAINING)
-        self.chat.select(self.pick_answer, self.wanted, self.explained, **EXPLAINING)
+        self.explain_inputs = {self.explain, self.answer, self.chat, self.language}
+        triggers = [self.explain.input, self.answer.input]
+        gr.on(triggers, self.describe, self.explain_inputs, self.explain_outputs, **EXPLANATION_LIMITS)
+        self.chat.select(self.pick_answer, self.explain_inputs, self.explain_outputs, **EXPLANATION_LIMITS)
 
     def after_writing(self, event) -> None:
-        """When an answer is there: keep the conversation in the browser, and look at its last answer."""
+        """When an answer is finished, save the conversation in the browser and explain the answer."""
         quietly = {"show_progress": "hidden", "api_visibility": "private"}
-        kept = event.then(lambda history: history, self.chat, self.saved, **quietly)
-        asked = {self.explain, self.chat, self.language}
-        kept.then(self.describe, asked, self.explained, show_progress="hidden", **EXPLAINING)
+        saved = event.then(lambda history: history, self.chat, self.saved, **quietly)
+        inputs = {self.explain, self.chat, self.language}  # without `answer`: the last one is explained
+        saved.then(self.describe, inputs, self.explain_outputs, show_progress="hidden", **EXPLANATION_LIMITS)
 
-    def respond(self, given: dict, request: gr.Request) -> Iterator[dict]:
-        """Yield the conversation while the answer to the prompt grows; a prompt that cannot be used stays there."""
-        prompt, history = given[self.prompt], given[self.chat]
+    def respond(self, values: dict, request: gr.Request) -> Iterator[dict]:
+        """Yield the conversation while the answer to the prompt grows. A prompt that is refused stays in its box."""
+        prompt, history = values[self.prompt], values[self.chat]
         try:
             writer.check_prompt(prompt)
         except UserError as error:
-            gr.Warning(explain(error, given[self.language]))
-            # A lone surrogate cannot be sent back; it would end the page's stream of events.
+            gr.Warning(explain(error, values[self.language]))
+            # A lone surrogate cannot be sent back: it would end the page's stream of events.
             yield {self.chat: history, self.prompt: (prompt or "").encode(errors="replace").decode()}
             return
-        asked = recent([*history, message("user", prompt)])
-        yield {self.chat: asked, self.prompt: ""}
-        for conversation in self.stream(asked, prompt, given, request):
-            # The next message may be typed by now.
+        question = recent([*history, message("user", prompt)])
+        yield {self.chat: question, self.prompt: ""}
+        for conversation in self.stream(question, prompt, values, request):
+            # The prompt box is left alone: the visitor may be typing the next message.
             yield {self.chat: conversation} if conversation else {self.chat: history, self.prompt: prompt}
 
-    def retry(self, given: dict, request: gr.Request) -> Iterator[dict]:
+    def retry(self, values: dict, request: gr.Request) -> Iterator[dict]:
         """Answer the last message again."""
-        yield from self.respond({**given, **self.undo(given)}, request)
+        yield from self.respond({**values, **self.undo(values)}, request)
 
-    def edit(self, given: dict, changed: gr.EditData, request: gr.Request) -> Iterator[dict]:
-        """Answer a message that was changed; what came after it goes."""
-        earlier = given[self.chat][: changed.index]
-        yield from self.respond({**given, self.chat: earlier, self.prompt: changed.value}, request)
+    def edit(self, values: dict, edited: gr.EditData, request: gr.Request) -> Iterator[dict]:
+        """Answer an edited message, and remove what came after it."""
+        earlier = values[self.chat][: edited.index]
+        yield from self.respond({**values, self.chat: earlier, self.prompt: edited.value}, request)
 
-    def undo(self, given: dict) -> dict:
-        """Take the last message and its answer back, and put the message into the prompt box."""
-        history = given[self.chat]
+    def undo(self, values: dict) -> dict:
+        """Remove the last message and its answer, and put the message into the prompt box."""
+        history = values[self.chat]
         last = max((i for i, entry in enumerate(history) if entry["role"] == "user"), default=None)
         if last is None:
             return {self.chat: [], self.prompt: ""}
         return {self.chat: history[:last], self.prompt: plain(history[last]["content"])}
 
-    def go_on(self, given: dict, index: int, kept: str, request: gr.Request) -> Iterator[dict]:
-        """Let the model write on from the beginning of one of its answers; what came after it goes."""
-        history = given[self.chat]
-        prompt, given = question(history, index), {**given, self.model: key_of(history, index)}
-        for conversation in self.stream(recent(history[:index]), prompt, given, request, kept):
+    def go_on(self, values: dict, index: int, beginning: str, request: gr.Request) -> Iterator[dict]:
+        """Let the model continue the beginning of one of its answers, and remove what came after it."""
+        history = values[self.chat]
+        prompt, values = prompt_of(history, index), {**values, self.model: key_of(history, index)}
+        for conversation in self.stream(recent(history[:index]), prompt, values, request, beginning):
             yield {self.chat: conversation or history}
 
     def stream(
-        self, history: Messages, prompt: str, given: dict, request: gr.Request, kept: str | None = None
+        self, history: Messages, prompt: str, values: dict, request: gr.Request, beginning: str | None = None
     ) -> Iterator[Messages | None]:
-        """Yield the conversation with an answer that grows until it ends or is stopped; `None` if none can be had."""
-        stop_writing(request)  # a visitor has one answer at a time, however often the button was pressed
+        """Yield the conversation with an answer that grows until it ends or is stopped; `None` after an error."""
+        stop_writing(request)  # one answer at a time for each visitor, however often the button was pressed
         stopped = STOPS[request.session_hash] = threading.Event()
         try:
-            for text in writer.answer(prompt, *(given[setting] for setting in self.settings), kept):
+            for text in writer.answer(prompt, *(values[setting] for setting in self.settings), beginning):
                 if stopped.is_set():
                     return
-                yield [*history, message("assistant", text, given[self.model])]
+                yield [*history, message("assistant", text, values[self.model])]
         except UserError as error:
-            gr.Warning(explain(error, given[self.language]))
+            gr.Warning(explain(error, values[self.language]))
             yield None
         finally:
             if STOPS.get(request.session_hash) is stopped:
                 del STOPS[request.session_hash]
 
-    def describe(self, given: dict) -> Iterator[dict]:
-        """Show, of an answer, each token's probability and how its verse goes, and then what of it is copied."""
-        history, language = given[self.chat], given[self.language]
-        if not given[self.explain]:
+    def describe(self, values: dict) -> Iterator[dict]:
+        """Explain an answer: first the probabilities of its tokens and its verse, then which passages are copied."""
+        history, language = values[self.chat], values[self.language]
+        if not values[self.explain]:
             yield {self.answer: gr.update(visible=False), self.explanation: gr.update(visible=False)}
             return
         answers = [index for index, entry in enumerate(history) if entry["role"] == "assistant"]
-        chosen = given.get(self.answer)
+        chosen = values.get(self.answer)
         index = chosen if chosen in answers else answers[-1] if answers else None
-        nothing = {self.tokens: None, self.surprise: gr.update(visible=False)}
+        nothing = {self.tokens: None, self.surprisal: gr.update(visible=False)}
         shown = {
             self.answer: gr.update(
                 choices=[
@@ -227,7 +228,7 @@ class WriteTab:
             **shown,
             self.tokens: {"lines": describe_lines(text, begun, scored, (), language)},
             self.originality: say(language, "comparing"),
-            self.surprise: gr.update(value=figures.surprise(scored, language), visible=True),
+            self.surprisal: gr.update(value=figures.surprisal(scored, language), visible=True),
         }
         served = writer.served_models()[opening.model]
         try:
@@ -240,30 +241,30 @@ class WriteTab:
             self.originality: describe_originality(original, language),
         }
 
-    def pick_answer(self, given: dict, picked: gr.SelectData) -> Iterator[dict]:
-        """Look at the answer that was clicked, if answers are looked at."""
-        yield from self.describe({**given, self.answer: picked.index})
+    def pick_answer(self, values: dict, event: gr.SelectData) -> Iterator[dict]:
+        """Explain the answer that was clicked, if explanations are shown."""
+        yield from self.describe({**values, self.answer: event.index})
 
 
 def stop_writing(request: gr.Request) -> None:
-    """End the answer that is being written.
+    """Stop the answer that is being written for a visitor.
 
-    It ends as if it were finished. Gradio's own `cancels` would leave a page that is behind with showing pieces in the
-    belief that more will come, with Retry switched off for good.
+    The event ends as if the answer were finished. With Gradio's own `cancels`, a page that has not shown all pieces yet
+    would wait for more, with Retry disabled for good.
     """
     if stopped := STOPS.get(request.session_hash):
         stopped.set()
 
 
 def examine(history: Messages, index: int | None) -> tuple[writer.Opening, str, list[ScoredToken]]:
-    """How an answer began, the answer, and the tokens that its model wrote.
+    """The opening of an answer, its text, and the scored tokens that its model wrote.
 
     Raises:
-        UserError: there is no such answer any more, its model cannot be had, or it has written nothing yet.
+        UserError: the answer is gone, its model cannot be loaded, or nothing has been written yet.
     """
     if index is None or index >= len(history):
         raise VisitorError("changed_text")
-    served, opening = writer.begin(question(history, index), key_of(history, index))
+    served, opening = writer.begin(prompt_of(history, index), key_of(history, index))
     text = plain(history[index]["content"])
     writer.check_text(text)
     return opening, text, score_answer(served, opening.start, text[len(opening.shown) :])
@@ -271,57 +272,57 @@ def examine(history: Messages, index: int | None) -> tuple[writer.Opening, str, 
 
 @keep_recent(8_000_000)
 def score_answer(served: writer.Served, start: str, written: str) -> list[ScoredToken]:
-    """The tokens that a model wrote after a start; what is done with one of them later needs no other pass."""
-    return score_tokens(*load_eager(served.source, served.revision), start, written)
+    """The scored tokens that a model wrote after `start`, cached because every click on one needs them again."""
+    return score_tokens(*load_traceable(served.source, served.revision), start, written)
 
 
 def describe_lines(
     text: str, begun: int, scored: list[ScoredToken], passages: tuple[Passage, ...], language: str
 ) -> list[dict]:
-    """An answer as `tokens.js` draws it: a row for each of its lines, with the remarks on its verse."""
-    remarks = verse_remarks(text)
+    """An answer as `tokens.js` draws it: a row for each line, with a note on its verse."""
+    verse = analyse_verse(text)
     lines = [{"before": text[:begun], "tokens": [], "remark": ""}]
     for index, token in enumerate(scored):
         begin, end = begun + token.begin, begun + token.end
         copied = next((p for p in passages if p.begin < end and begin < p.end), None)
-        own = text[begin:end]
-        changed = {"text": own} if own and "\n" not in own else {}
+        characters = text[begin:end]
+        changed = {"text": characters} if characters and "\n" not in characters else {}
         if copied:
             changed["copied"] = say(language, "copied", work=name_source(copied))
         lines[-1]["tokens"].append(token_value(index, token, language, **changed))
-        lines[-1]["remark"] = describe_verse(remarks[text.count("\n", 0, begin)], language)
-        if "\n" in own:
+        lines[-1]["remark"] = describe_verse(verse[text.count("\n", 0, begin)], language)
+        if "\n" in characters:
             lines.append({"before": "", "tokens": [], "remark": ""})
     return lines
 
 
-def describe_verse(remark: LineRemark, language: str) -> str:
-    """Syllables and rhyme of a line of English, tones, clause by clause, and rhymes of one of Chinese."""
+def describe_verse(line: LineVerse, language: str) -> str:
+    """The syllables and the rhyme of an English line, or the tones of each clause and the rhymes of a Chinese one."""
     parts = []
-    if remark.syllables:
-        count = f"{'≈' if remark.estimated else ''}{remark.syllables}"
-        parts.append(say(language, "syllable" if remark.syllables == 1 else "syllables", count=count))
-    if remark.tones:
-        parts.append(" + ".join(str(len(tones)) for tones in remark.tones))
-        parts.append(" ".join(remark.tones))
-    rhymes = [letter for letter in remark.rhymes if letter]
+    if line.syllables:
+        count = f"{'≈' if line.estimated else ''}{line.syllables}"
+        parts.append(say(language, "syllable" if line.syllables == 1 else "syllables", count=count))
+    if line.tones:
+        parts.append(" + ".join(str(len(tones)) for tones in line.tones))
+        parts.append(" ".join(line.tones))
+    rhymes = [letter for letter in line.rhymes if letter]
     return " · ".join([*parts, *(say(language, "rhyme", letter=letter) for letter in rhymes)])
 
 
 def describe_originality(original: Originality, language: str) -> str:
-    """What of an answer is copied, what it was compared with, and what it could not be compared with."""
+    """How much of an answer is copied, what it was compared with, and what it could not be compared with."""
     compared = ", ".join(original.compared)
     if original.passages:
         works = ", ".join(dict.fromkeys(name_source(passage) for passage in original.passages))
-        told = say(language, "partly", share=f"{original.share:.0%}", works=works)
+        sentence = say(language, "partly", share=f"{original.share:.0%}", works=works)
     elif not compared:
-        told = say(language, "nothing_compared")
+        sentence = say(language, "nothing_compared")
     else:
-        told = say(language, "original_so_far" if original.missing else "original", compared=compared)
+        sentence = say(language, "original_so_far" if original.missing else "original", compared=compared)
     missing = [name for name in original.missing if name != RECORD]
     if RECORD in original.missing:
-        told += " " + say(language, "no_record")
-    return f"{told} {say(language, 'not_compared', names=', '.join(missing))}" if missing else told
+        sentence += " " + say(language, "no_record")
+    return f"{sentence} {say(language, 'not_compared', names=', '.join(missing))}" if missing else sentence
 
 
 def name_source(passage: Passage) -> str:
@@ -329,14 +330,14 @@ def name_source(passage: Passage) -> str:
 
 
 def message(role: str, text: str, model: str | None = None) -> dict:
-    """An entry of the conversation; an answer knows its model."""
-    # Of a plain string Gradio would strip the indentation.
+    """An entry of the conversation; that of an answer also has the key of its model."""
+    # Gradio would strip the indentation of a plain string.
     content = [{"type": "text", "text": text}]
     return {"role": role, "content": content} | ({"metadata": {"id": model}} if model else {})
 
 
 def restore(saved: Messages) -> Messages:
-    """The conversation that the browser has kept; what is none is dropped."""
+    """The conversation saved in the browser; anything else found there is ignored."""
     try:
         return recent(
             [
@@ -350,7 +351,7 @@ def restore(saved: Messages) -> Messages:
 
 
 def recent(history: Messages) -> Messages:
-    """The end of a conversation, as much of it as is kept; it begins with a question."""
+    """The last messages of a conversation that fit `LONGEST_CONVERSATION`, beginning with one of the visitor's."""
     size, begin = 0, len(history)
     for index in range(len(history) - 1, -1, -1):
         size += len(plain(history[index]["content"]))
@@ -362,17 +363,17 @@ def recent(history: Messages) -> Messages:
 
 
 def plain(content: list[dict]) -> str:
-    """The text of a message of the chat, which Gradio keeps in parts."""
+    """The text of a message, which Gradio splits into parts."""
     return "".join(part.get("text", "") for part in content)
 
 
-def question(history: Messages, index: int) -> str:
-    """The message that an answer is to."""
+def prompt_of(history: Messages, index: int) -> str:
+    """The message that an answer replies to."""
     return plain(history[index - 1]["content"])
 
 
 def key_of(history: Messages, index: int) -> str:
-    """The key of the model that was picked when an answer was written."""
+    """The key of the model that was chosen when an answer was written."""
     return model_of(history[index]) or writer.default_model()
 
 

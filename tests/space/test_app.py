@@ -21,6 +21,7 @@ from space import api, app, writer
 from space.language import TEXTS
 from space.tabs import write as write_tab
 from tests.conftest import PROJECT, run
+from tests.forks import run_forked
 from tests.space import visitors
 from tests.space.conftest import DESKTOP, PHONE, free_port, open_tab, picture, wait_for_answer, wait_until, write
 
@@ -162,13 +163,13 @@ def test_api_shows_attention(client):
         ("/generate", {"model": "gpt-5"}, "no model 'gpt-5'"),
         ("/generate", {"model": ["english"]}, r"no model \['english'\]"),
         ("/tokens", {"text": 5}, "text must be a string, not 5"),
-        ("/tokens", {"text": " "}, "nothing to write on from"),
+        ("/tokens", {"text": " "}, "nothing to continue"),
         ("/tokens", {"model": "oz-encoder"}, r"no model 'oz-encoder'; pick one of english, (?!.*oz)"),
         ("/attention", {"layer": 5}, "no head 1 in layer 5: this model has 4 layers of 4 heads, both counted from 1"),
         ("/attention", {"layer": "last"}, "no head 1 in layer 'last'"),
         ("/attention", {"head": 0}, "no head 0 in layer 1"),
         ("/attention", {"text": ""}, "no text to read"),
-        ("/attention", {"source": "Oz"}, "no encoder beside"),
+        ("/attention", {"source": "Oz"}, "not an encoder-decoder"),
         ("/attention", {"source": 7}, "text must be a string, not 7"),
         ("/attention", {"model": "oz-next-passage"}, "no source to read"),
         ("/attention", {"model": "poetry-bigram"}, "This model has no attention"),
@@ -289,12 +290,19 @@ def test_command_serves_within_20_seconds(tmp_path):
         process.wait(10)
 
 
-@pytest.mark.parametrize("name", ["nothing/there", "/no/such/folder"])
-def test_wrong_name_ends_the_command(name):
-    done = run("-m", "space.app", check=False, OZYMANDIAS_MODEL=name)
+def test_wrong_name_ends_the_command():
+    done = run("-m", "space.app", check=False, OZYMANDIAS_MODEL="nothing/there")
     assert done.returncode == 1
-    assert f"\n{name} cannot be loaded: " in f"\n{done.stderr}"
-    assert done.stderr.strip().splitlines()[-1].startswith(f"error: The model {name.removeprefix('/no/')} cannot")
+    assert "\nnothing/there cannot be loaded: " in f"\n{done.stderr}"
+    assert done.stderr.strip().splitlines()[-1].startswith("error: The model nothing/there cannot")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_wrong_folder_ends_the_command_with_the_one_that_was_meant(trained):
+    done = run_forked("-m", "space.app", check=False, OZYMANDIAS_MODEL=trained)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith(f"error: {trained} is no checkpoint: it has no config.json")
+    assert f"did you mean {trained / 'best'}?" in done.stderr
     assert "Traceback" not in done.stderr
 
 

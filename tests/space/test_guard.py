@@ -150,9 +150,9 @@ def test_a_session_is_not_dropped_while_an_event_of_it_comes_in():
 
     async def look() -> bool:
         watch = guard.Guard(None)
-        watch.look_later(Queue(), "page")
+        watch.check_later(Queue(), "page")
         watch.entering["session page"] += 1
-        watch.look(Queue(), "page")
+        watch.check_reader(Queue(), "page")
         await asyncio.sleep(0)
         waits = "page" in watch.timers
         watch.timers["page"].cancel()

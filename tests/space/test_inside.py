@@ -14,14 +14,14 @@ from space.inside import (
     LIMIT,
     cache_growth,
     embedding_map,
-    load_eager,
+    load_traceable,
     logit_lens,
-    open_up,
+    make_traceable,
     residual_norms,
     score_tokens,
     show_token,
     trace,
-    written_with_and_without,
+    write_with_and_without,
 )
 from tests.conftest import PROJECT, random_model
 from tokenizer import build_bpe_tokenizer, build_character_tokenizer
@@ -52,11 +52,11 @@ everything = pytest.mark.parametrize("name", [*SHAPES, *SHIPPED])
 def build(name: str):
     """A shipped checkpoint, or a small random model, with its tokenizer."""
     if name in SHIPPED:
-        return load_eager(str(CHECKPOINTS / name))
+        return load_traceable(str(CHECKPOINTS / name))
     preset, fields = SHAPES[name]
     sizes = {"vocab_size": len(CHARACTERS), "num_hidden_layers": 3, "hidden_size": 32, "max_position_embeddings": 40}
     tokens = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
-    return open_up(random_model(preset_config(preset, **{**sizes, **tokens, **fields}))), CHARACTERS
+    return make_traceable(random_model(preset_config(preset, **{**sizes, **tokens, **fields}))), CHARACTERS
 
 
 def traced(model, tokenizer, text: str = TEXT, **options):
@@ -161,8 +161,8 @@ def test_traces_at_the_same_time_do_not_mix():
     """They share the model's hooks; a list of the process in place of the thread's would hold the layers of both."""
     folder = str(CHECKPOINTS / "poetry-modern")
     texts = ["The moon", "Upon the water of the deep", "O", "And the rest is silence."] * 4
-    alone = [trace(*load_eager(folder), text) for text in texts]
-    model, tokenizer = load_eager.__wrapped__(folder)
+    alone = [trace(*load_traceable(folder), text) for text in texts]
+    model, tokenizer = load_traceable.__wrapped__(folder)
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(lambda text: trace(model, tokenizer, text), texts))
     for one, other in zip(alone, together, strict=True):
@@ -223,13 +223,13 @@ def test_scores_are_those_of_a_plain_forward_pass(name):
     assert [token.id for token in scored] == written
     for token, row in zip(scored, probabilities, strict=True):
         assert token.probability == pytest.approx(float(row[token.id]), rel=1e-3)
-        assert token.surprise == pytest.approx(-math.log2(row[token.id]), rel=1e-3)
+        assert token.surprisal == pytest.approx(-math.log2(row[token.id]), rel=1e-3)
         assert [other.probability for other in token.alternatives] == pytest.approx(row.topk(2).values, rel=1e-3)
         assert row[token.alternatives[0].id] == row.max()
     assert "".join(answer[token.begin : token.end] for token in scored) == answer
     assert [answer[token.begin : token.end] for token in scored if "<" in token.shown] == ["", "", "山"]
     alone = score_tokens(model, tokenizer, "", prompt)
-    assert (alone[0].probability, alone[0].surprise, alone[0].alternatives) == (None, None, ())
+    assert (alone[0].probability, alone[0].surprisal, alone[0].alternatives) == (None, None, ())
     assert [token.id for token in alone] == given
     assert len(score_tokens(model, tokenizer, "", "T")) == 1
 
@@ -240,7 +240,7 @@ def test_scores_past_the_context_are_those_of_the_evaluation(name):
     model, tokenizer = build(name)
     text = "".join(sorted(TEXT.replace("诗", "")) * 3)
     scored = score_tokens(model, tokenizer, "", text)
-    nats = sum(token.surprise for token in scored[1:]) * math.log(2)
+    nats = sum(token.surprisal for token in scored[1:]) * math.log(2)
     assert nats / (len(text) - 1) == pytest.approx(score_text(model, tokenizer, text)[0], rel=1e-4)
     context = model.config.max_position_embeddings
     half = score_tokens(model, tokenizer, "h" * 500 + text[:context], text[context : context + 3])
@@ -266,7 +266,10 @@ def test_the_cache_grows_by_its_keys_and_values(name):
 @pytest.mark.parametrize("name", ["english", "oz-encoder", "oz-next-passage"])
 def test_the_map_keeps_as_much_of_the_variance_as_it_says(name):
     model, tokenizer = build(name)
-    shown, again = embedding_map(model, tokenizer, size=10_000), embedding_map(*load_eager(str(CHECKPOINTS / name)), 9)
+    shown, again = (
+        embedding_map(model, tokenizer, size=10_000),
+        embedding_map(*load_traceable(str(CHECKPOINTS / name)), 9),
+    )
     assert shown.points.shape == (len(shown.ids), 2)
     assert shown.shown[:9] == again.shown == [show_token(tokenizer, token) for token in again.ids]
     assert torch.equal(shown.points[:9], again.points)
@@ -284,17 +287,17 @@ def test_written_with_and_without_a_head():
     model, tokenizer = build("poetry-modern")
     ids = tokenizer("The moon", return_tensors="pt")["input_ids"]
     own = tokenizer.decode(model.generate(ids, max_new_tokens=30, do_sample=False)[0, ids.shape[1] :])
-    one, other = written_with_and_without(model, tokenizer, "The moon", [(0, 1)], 30)
+    one, other = write_with_and_without(model, tokenizer, "The moon", [(0, 1)], 30)
     assert own == one != other
-    assert len(written_with_and_without(model, tokenizer, "The moon", [], 100)[1]) == 100  # past its context
+    assert len(write_with_and_without(model, tokenizer, "The moon", [], 100)[1]) == 100  # past its context
     model, tokenizer = build("oz-next-passage")
     source = "Dorothy looked at the Scarecrow"
-    one, other = written_with_and_without(model, tokenizer, "The", [(0, 1)], 20, source)
+    one, other = write_with_and_without(model, tokenizer, "The", [(0, 1)], 20, source)
     assert one != other
     assert len(one) == 20
-    begun = written_with_and_without(model, tokenizer, "", [], 20, source)[0]
+    begun = write_with_and_without(model, tokenizer, "", [], 20, source)[0]
     assert "".join(trace(model, tokenizer, "", source).shown[1:21]) == begun.replace("\n", "⏎").replace(" ", "␣")
-    assert len(written_with_and_without(model, tokenizer, "x" * 99, [], 99, source)[0]) == 1  # all that is left
+    assert len(write_with_and_without(model, tokenizer, "x" * 99, [], 99, source)[0]) == 1  # all that is left
 
 
 def test_a_checkpoint_is_loaded_once_and_is_none_that_writes(tmp_path):
@@ -302,15 +305,15 @@ def test_a_checkpoint_is_loaded_once_and_is_none_that_writes(tmp_path):
     assert build("poetry-gpt")[0] is model
     assert model.config._attn_implementation == "eager"
     with pytest.raises(UserError, match=r"nowhere cannot be loaded.*pick another one"):
-        load_eager(str(tmp_path / "nowhere"))
+        load_traceable(str(tmp_path / "nowhere"))
 
 
 @pytest.mark.parametrize(
     ("name", "call", "words"),
     [
         ("poetry-gpt", lambda *m: trace(*m, ""), "no text"),
-        ("poetry-gpt", lambda *m: trace(*m, "a", "source"), "no encoder beside"),
-        ("oz-encoder", lambda *m: trace(*m, "a", "source"), "no encoder beside"),
+        ("poetry-gpt", lambda *m: trace(*m, "a", "source"), "not an encoder-decoder"),
+        ("oz-encoder", lambda *m: trace(*m, "a", "source"), "not an encoder-decoder"),
         ("oz-next-passage", lambda *m: trace(*m, "a"), "no source"),
         ("poetry-gpt", lambda *m: trace(*m, "a", muted=[(4, 0)]), "no head 1 in layer 5: this model has 4 layers"),
         (
@@ -320,12 +323,12 @@ def test_a_checkpoint_is_loaded_once_and_is_none_that_writes(tmp_path):
         ),
         ("poetry-gpt", lambda *m: trace(*m, "half \ud83d"), "half a character"),
         ("oz-next-passage", lambda *m: trace(*m, "", "half \ud83d"), "half a character"),
-        ("poetry-bigram", lambda *m: written_with_and_without(*m, "a", [(0, 0)], 5), "has no attention"),
-        ("oz-encoder", lambda *m: written_with_and_without(*m, "a", [], 5), "An encoder .* writes nothing"),
-        ("poetry-gpt", lambda *m: written_with_and_without(*m, "", [], 5), "no text"),
+        ("poetry-bigram", lambda *m: write_with_and_without(*m, "a", [(0, 0)], 5), "has no attention"),
+        ("oz-encoder", lambda *m: write_with_and_without(*m, "a", [], 5), "An encoder .* writes nothing"),
+        ("poetry-gpt", lambda *m: write_with_and_without(*m, "", [], 5), "no text"),
         ("poetry-gpt", lambda *m: score_tokens(*m, "a", ""), "no text"),
-        ("oz-encoder", lambda *m: score_tokens(*m, "a", "b"), "needs a decoder alone"),
-        ("oz-next-passage", lambda *m: next(cache_growth(*m, "a", 2)), "needs a decoder alone"),
+        ("oz-encoder", lambda *m: score_tokens(*m, "a", "b"), "needs a decoder-only model"),
+        ("oz-next-passage", lambda *m: next(cache_growth(*m, "a", 2)), "needs a decoder-only model"),
         ("poetry-gpt", lambda *m: next(cache_growth(*m, "", 2)), "no text"),
     ],
 )
@@ -335,5 +338,5 @@ def test_what_cannot_be_shown_is_told(name, call, words):
 
 
 def test_a_model_that_would_hide_something_is_refused():
-    with pytest.raises(AssertionError, match="open_up"):
+    with pytest.raises(AssertionError, match="make_traceable"):
         trace(load_model(CHECKPOINTS / "poetry-gpt"), AutoTokenizer.from_pretrained(CHECKPOINTS / "poetry-gpt"), "a")

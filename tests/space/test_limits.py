@@ -7,10 +7,10 @@ import gradio as gr
 import pytest
 
 from space import app, inside, writer
-from space.guard import LOOKING
 from space.tabs import evolution as evolution_tab
 from space.tabs import inside as inside_tab
 from space.tabs import write as write_tab
+from space.tabs.components import VIEW_LIMITS
 from space.tabs.write import LONGEST_CONVERSATION, message, recent, restore
 from training.command import UserError
 
@@ -45,9 +45,11 @@ def test_a_forged_answer_is_not_scored(call, text):
 
 def test_the_longest_text_that_is_scored_takes_no_time_or_memory_to_speak_of(monkeypatch):
     served = writer.served_models()["english"]
-    model, tokenizer = inside.load_eager(served.source)
+    model, tokenizer = inside.load_traceable(served.source)
     seen = []
-    monkeypatch.setattr(inside, "keep_chances", lambda *given, keep=inside.keep_chances: seen.append(1) or keep(*given))
+    monkeypatch.setattr(
+        inside, "select_likeliest", lambda *given, keep=inside.select_likeliest: seen.append(1) or keep(*given)
+    )
     scored = inside.score_tokens(model, tokenizer, "", "the " * 1100)
     assert len(scored) >= 1100
     assert len(seen) > 6  # windows, one after the other
@@ -76,6 +78,13 @@ def test_the_growth_line_and_its_snapshot_are_checked(call, values, words):
         call("EvolutionTab.grow", **values)
 
 
+def test_gradio_checks_no_slider(page):
+    """It would refuse a value out of range in English; the page does so in the visitor's language."""
+    events = [fn for fn in page.fns.values() if any(isinstance(block, gr.Slider) for block in fn.inputs)]
+    assert len(events) > 5
+    assert [fn.fn.__qualname__ for fn in events if fn.preprocess] == []
+
+
 def test_the_five_and_the_laboratory_read_no_longer_lines(call):
     with pytest.raises(gr.Error, match="at most 2,000"):
         call("EvolutionTab.write_five", line="x" * 1_000_000)
@@ -100,7 +109,7 @@ def test_what_does_not_depend_on_the_visitor_is_computed_once(call, monkeypatch)
         )
     for text in ("The moon", "The sea"):
         call("InsideTab.draw", text=text, model="poetry-single-head")
-    evolution_tab.grow.kept.clear()
+    evolution_tab.run_snapshot.cache.clear()
     for head in ("1.1", "1.2"):
         call("EvolutionTab.grow", grown_line="The sea was", grown_head=head)
     assert calls == ["embedding_map", "stream_text"]
@@ -117,11 +126,11 @@ def test_every_view_lets_several_visitors_in(page):
     limits = {fn.fn.__qualname__: fn.concurrency_limit for fn in page.fns.values()
               if heavy.fullmatch(getattr(fn.fn, "__qualname__", ""))}  # fmt: skip
     assert len(limits) >= 12
-    assert set(limits.values()) == {LOOKING["concurrency_limit"]}
+    assert set(limits.values()) == {VIEW_LIMITS["concurrency_limit"]}
     assert page._queue.default_concurrency_limit == write_tab.SIMULTANEOUS
 
 
 def test_traces_and_scores_are_kept_within_their_bytes():
     for number in range(40):
-        inside_tab.look("poetry-gpt", f"{number} " * 60, "", True, ())
-    assert 0 < sum(map(len, inside_tab.look.kept.values())) <= 30_000_000
+        inside_tab.cached_trace("poetry-gpt", f"{number} " * 60, "", True, ())
+    assert 0 < sum(map(len, inside_tab.cached_trace.cache.values())) <= 30_000_000

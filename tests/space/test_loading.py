@@ -1,3 +1,4 @@
+import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -5,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from space import inside, writer
-from space.loading import keep_recent, load_once
+from space.loading import keep_recent, load_checkpoint, load_once
+from tokenizer import encode_text
 
 
 def test_one_is_loaded_at_a_time_each_once_and_again_after_an_error():
@@ -40,12 +42,21 @@ def test_models_that_threads_load_at_once_are_whole():
         loader, name = job
         start.wait()
         served = writer.Served(f"{writer.CHECKPOINTS / name}/")  # by this path it was not loaded yet
-        model, _ = writer.load(served) if loader == "writer" else inside.load_eager(served.source)
+        model, _ = writer.load(served) if loader == "writer" else inside.load_traceable(served.source)
         return {p.device.type for p in model.parameters()}
 
     jobs = [(loader, name) for name in names for loader in ("writer", "eager")]
     with ThreadPoolExecutor(len(jobs)) as pool:
         assert all(devices == {"cpu"} for devices in pool.map(load, jobs))
+
+
+@pytest.mark.parametrize("name", ["poetry-modern", "oz-encoder", "oz-next-passage"])
+def test_a_checkpoint_without_code_is_loaded_from_its_folder(name, tmp_path):
+    """The classes are those that `import modeling` registers, not the code beside the weights."""
+    shutil.copytree(writer.CHECKPOINTS / name, tmp_path / name, ignore=shutil.ignore_patterns("*.py"))
+    model, tokenizer = load_checkpoint(str(tmp_path / name))
+    assert type(model).__module__ == "modeling.modeling_ozymandias"
+    assert encode_text(tokenizer, "The moon").any()
 
 
 def test_what_is_kept_for_texts_is_bounded_in_bytes():
@@ -61,8 +72,8 @@ def test_what_is_kept_for_texts_is_bounded_in_bytes():
     assert calls == ["a"]
     for number in range(100):
         find(f"{number:03}" * 300)
-        assert sum(map(len, find.kept.values())) <= 10_000
-    assert len(find.kept) > 5
+        assert sum(map(len, find.cache.values())) <= 10_000
+    assert len(find.cache) > 5
     find("x" * 20_000)
-    assert not find.kept
+    assert not find.cache
     assert find("a") == ["a", "a"]

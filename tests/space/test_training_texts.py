@@ -7,7 +7,7 @@ import pytest
 
 from space import training_texts, writer
 from space.originality import copied_passages
-from space.training_texts import fetch, is_here, keep_fetching, texts_of
+from space.training_texts import corpora_of, fetch, is_here, keep_fetching
 from tests.space.conftest import wait_until
 from tests.space.test_originality import checkpoint, prose
 from training import corpora
@@ -41,7 +41,7 @@ def remote(tmp_path, monkeypatch):
 
 def test_a_request_downloads_nothing_and_texts_that_failed_come_later(remote, monkeypatch):
     folder, text, network, asked = remote
-    monkeypatch.setattr(training_texts, "AGAIN", 0.05)
+    monkeypatch.setattr(training_texts, "RETRY_AFTER", 0.05)
     copied = text[300:500]
     first = copied_passages(copied, folder)
     assert (first.passages, first.missing, asked) == ((), ("far",), [])
@@ -57,8 +57,10 @@ def test_a_request_downloads_nothing_and_texts_that_failed_come_later(remote, mo
     assert fetch(["far"]) == []
 
 
-def test_all_texts_of_the_served_models_are_fetched():
-    assert {"poetry", "oz"} <= {part for name in texts_of(writer.served_models().values()) for part in name.split("+")}
+def test_all_corpora_of_the_served_models_are_fetched():
+    assert {"poetry", "oz"} <= {
+        part for name in corpora_of(writer.served_models().values()) for part in name.split("+")
+    }
 
 
 def test_a_dataset_of_the_hub_is_not_here_until_it_was_loaded():

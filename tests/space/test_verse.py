@@ -4,7 +4,7 @@ import time
 import pronouncing
 import pytest
 
-from space.verse import LineRemark, estimated_syllables, verse_remarks
+from space.verse import LineVerse, analyse_verse, estimate_syllables
 from tests.space.conftest import at_once
 
 QUATRAIN = """The lamp is lit, the door is shut,
@@ -15,21 +15,21 @@ POEM = "夜坐\n青山如故人，江水似长天。\n独坐听秋雨，高灯�
 
 
 def rhymes(text: str) -> list[str]:
-    return [letter for remark in verse_remarks(text) for letter in remark.rhymes]
+    return [letter for remark in analyse_verse(text) for letter in remark.rhymes]
 
 
 def test_syllables_and_rhymes_of_a_quatrain():
-    assert [remark.syllables for remark in verse_remarks(QUATRAIN)] == [8, 8, 8, 8]
-    assert not any(remark.estimated for remark in verse_remarks(QUATRAIN))
+    assert [remark.syllables for remark in analyse_verse(QUATRAIN)] == [8, 8, 8, 8]
+    assert not any(remark.estimated for remark in analyse_verse(QUATRAIN))
     assert rhymes(QUATRAIN) == ["A", "B", "A", "B"]
 
 
 def test_every_line_has_its_remark_and_letters_begin_anew_after_an_empty_one():
-    found = verse_remarks(f"\n{QUATRAIN}\n\n \n{QUATRAIN}\n* * *")
+    found = analyse_verse(f"\n{QUATRAIN}\n\n \n{QUATRAIN}\n* * *")
     assert len(found) == 12
-    assert [found[n] for n in (0, 5, 6, 11)] == [LineRemark()] * 4
+    assert [found[n] for n in (0, 5, 6, 11)] == [LineVerse()] * 4
     assert found[1:5] == found[7:11]
-    assert verse_remarks("") == [LineRemark()]
+    assert analyse_verse("") == [LineVerse()]
 
 
 @pytest.mark.parametrize(
@@ -50,22 +50,22 @@ def test_rhymes(ends, letters):
 
 
 def test_syllables_of_words_that_the_dictionary_lacks_are_estimated():
-    (line,) = verse_remarks("The zorbled snoodle gave a plimpish moan")
+    (line,) = analyse_verse("The zorbled snoodle gave a plimpish moan")
     assert (line.syllables, line.estimated) == (10, True)
     words = {"o'er": 1, "feed'st": 1, "glane": 1, "snarped": 1, "snarted": 2, "trobble": 2, "winkies": 2, "hmm": 1}
-    assert {word: estimated_syllables(word) for word in words} == words
+    assert {word: estimate_syllables(word) for word in words} == words
 
 
 def test_a_long_line_is_prose():
     verse, prose = "a b c d e f g h i j k day", "a b c d e f g h i j k l way"
     assert rhymes(f"{verse}\nThe way") == ["A", "A"]
     assert rhymes(f"{verse}\n{prose}") == ["", ""]
-    assert verse_remarks(prose)[0].syllables == 13
+    assert analyse_verse(prose)[0].syllables == 13
 
 
 def test_tones_and_rhymes_of_chinese():
-    title, *lines = verse_remarks(POEM)
-    assert title == LineRemark()
+    title, *lines = analyse_verse(POEM)
+    assert title == LineVerse()
     assert [line.tones for line in lines] == [("平平平仄平", "平仄仄平平"), ("平仄平平仄", "平平仄仄平")]
     assert [line.rhymes for line in lines] == [("", "A"), ("", "A")]
     assert [line.syllables for line in lines] == [0, 0]
@@ -93,12 +93,12 @@ def test_clauses_that_are_not_equally_long_are_no_verse():
 
 
 def test_readings_follow_the_phrase_and_have_no_neutral_tone():
-    (line,) = verse_remarks("长城，长大，走了，𰾄")
+    (line,) = analyse_verse("长城，长大，走了，𰾄")
     assert line.tones == ("平平", "仄仄", "仄仄", "？")
 
 
 def test_mixed_text():
-    lines = verse_remarks("The moon is in the sky\n月在青天，moon！\n春 is spring\n\n12, 34")
+    lines = analyse_verse("The moon is in the sky\n月在青天，moon！\n春 is spring\n\n12, 34")
     assert [line.syllables for line in lines] == [6, 0, 3, 0, 0]
     assert [line.tones for line in lines] == [(), ("仄仄平平",), (), (), ()]
 
@@ -113,5 +113,5 @@ def test_the_dictionary_is_loaded_by_one_thread_at_a_time(monkeypatch):
         loading.release()
 
     monkeypatch.setattr(pronouncing, "init_cmu", load)
-    at_once(lambda: verse_remarks(""))
+    at_once(lambda: analyse_verse(""))
     assert together == [False, False]

@@ -10,9 +10,17 @@ import pytest
 from transformers import GPT2Config
 
 from space import writer
-from space.evolution import load_grown
+from space.evolution import load_snapshot_of
 from space.language import VisitorError, explain
-from space.writer import EVOLUTION, LONGEST_PROMPT, answer, asked_for, check_prompt, quatrain_request, served_models
+from space.writer import (
+    EVOLUTION,
+    LONGEST_PROMPT,
+    answer,
+    check_prompt,
+    quatrain_request,
+    requested_corpus,
+    served_models,
+)
 from training.command import UserError
 from training.quality import is_chinese
 from training.quatrains import form_of
@@ -41,7 +49,7 @@ from training.quatrains import form_of
     ],
 )
 def test_requests_are_told_from_opening_lines(prompt, corpus):
-    assert asked_for(prompt) == corpus
+    assert requested_corpus(prompt) == corpus
 
 
 @pytest.mark.parametrize(
@@ -52,10 +60,10 @@ def test_a_long_prompt_is_sorted_quickly(parts):
     for count in [*range(1, 31), 60, 120, LONGEST_PROMPT]:
         prompt = "".join(part * min(count, LONGEST_PROMPT // 2 // len(part)) for part in parts)
         begun = time.perf_counter()
-        asked_for(prompt)
+        requested_corpus(prompt)
         quatrain_request(prompt)
         assert time.perf_counter() - begun < 1, f"{len(prompt)} characters: {prompt[:60]!r} ..."
-    assert asked_for("please " * 140 + "write " * 140) == ""
+    assert requested_corpus("please " * 140 + "write " * 140) == ""
 
 
 def test_the_five_steps_and_the_two_best_are_served():
@@ -64,9 +72,9 @@ def test_the_five_steps_and_the_two_best_are_served():
 
 def test_a_model_is_named_in_both_languages_with_its_size_and_loss():
     for language, name in (("en", "Poetry 4: gpt"), ("zh", "英文诗 4：gpt")):
-        shown = dict(map(reversed, writer.choices(writer.seen_models(), language)))
+        shown = dict(map(reversed, writer.choices(writer.inspectable_models(), language)))
         assert re.fullmatch(rf"{name}\W+0\.8\dM\W+(loss|损失) 1\.\d\d", shown["poetry-gpt"])
-        assert len(set(shown.values())) == len(writer.seen_models())
+        assert len(set(shown.values())) == len(writer.inspectable_models())
 
 
 @pytest.mark.parametrize("key", ["english", *(f"poetry-{step}" for step in EVOLUTION)])
@@ -155,7 +163,7 @@ def test_settings_at_the_ends_of_their_ranges_are_taken(settings):
 
 def test_what_an_answer_begins_with_is_bounded():
     with pytest.raises(UserError, match="at most 8,000"):
-        next(answer("The moon", "poetry-gpt", kept="The moon" * 2000))
+        next(answer("The moon", "poetry-gpt", beginning="The moon" * 2000))
 
 
 def test_longest_prompt_is_answered():
@@ -177,7 +185,7 @@ def test_named_checkpoint_comes_first(trained, monkeypatch):
 
 def test_a_named_encoder_can_be_looked_into_and_does_not_write(monkeypatch):
     monkeypatch.setenv("OZYMANDIAS_MODEL", str(writer.CHECKPOINTS / "oz-encoder"))
-    assert "named" in writer.seen_models()
+    assert "named" in writer.inspectable_models()
     assert "named" not in served_models()
     assert writer.default_model() == "english"
 
@@ -199,7 +207,7 @@ def test_visitors_see_no_absolute_path(trained, monkeypatch):
     monkeypatch.setenv("OZYMANDIAS_MODEL", str(trained / "best"))
     assert writer.choices(served_models(), "en")[0] == ("trained/best", "named")
     with pytest.raises(UserError, match="no snapshot of step 7") as told:
-        load_grown(trained, 7)
+        load_snapshot_of(trained, 7)
     assert str(trained) not in str(told.value)
 
 
@@ -215,7 +223,7 @@ def test_another_kind_of_model_is_told(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("OZYMANDIAS_MODEL", str(tmp_path))
     with pytest.raises(UserError, match="cannot be loaded"):
         next(answer("The moon", "named"))
-    assert "it is of the kind gpt2" in caplog.text
+    assert "its model type is gpt2" in caplog.text
 
 
 def test_answers_are_written_in_turns(monkeypatch):

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from space import evolution
-from space.evolution import LABORATORY, five_models, growing_run, load_grown, read_curve, score_by, write_together
+from space.evolution import LABORATORY, five_models, growing_run, load_snapshot_of, read_curve, score_by, write_together
 from space.inside import trace
 from space.writer import CHECKPOINTS
 from tests.conftest import run
@@ -32,26 +32,26 @@ def test_a_run_grows_from_noise():
     assert steps[0] == 0
     assert curve[steps[0]] > 5  # a guess among all characters
     assert curve[steps[-1]] == min(curve.values()) < 2
-    first, last = (trace(*load_grown(run, step), LINE) for step in (steps[0], steps[-1]))
+    first, last = (trace(*load_snapshot_of(run, step), LINE) for step in (steps[0], steps[-1]))
     chances = [t.logits.log_softmax(-1)[range(len(t.ids) - 1), t.ids[1:]].mean() for t in (first, last)]
     assert chances[1] - chances[0] > 2
     with pytest.raises(UserError, match="no snapshot of step 7"):
-        load_grown(run, 7)
+        load_snapshot_of(run, 7)
 
 
 def test_the_run_of_a_named_checkpoint_is_shown(trained, monkeypatch):
     monkeypatch.setenv("OZYMANDIAS_MODEL", str(trained / "best"))
     assert growing_run() == trained
-    assert trace(*load_grown(trained, 20), LINE).ids
+    assert trace(*load_snapshot_of(trained, 20), LINE).ids
 
 
 ON_THE_HUB = """
-from space.evolution import growing_run, load_grown, read_curve
+from space.evolution import growing_run, load_snapshot_of, read_curve
 from space.inside import trace
 from space.loading import local_folder
 from space.originality import copied_passages
 run = growing_run()
-assert trace(*load_grown(run, 20), "The moon").ids
+assert trace(*load_snapshot_of(run, 20), "The moon").ids
 found = copied_passages(COPIED, local_folder("user/name", REVISION))
 print(len(read_curve(run)), found.share, found.compared, found.missing)
 """
@@ -78,7 +78,7 @@ def test_all_pieces_of_the_laboratory_are_scored(kind):
     text = "The moon 明月"
     _, scored = score_by(kind, text)
     assert "".join(text[token.begin : token.end] for token in scored) == text
-    assert all(token.surprise > 0 for token in scored)
+    assert all(token.surprisal > 0 for token in scored)
     assert len(scored) >= {"characters": 11, "bpe": 4, "bytes": 15}[kind]
 
 

@@ -55,7 +55,7 @@ def test_layers_embeddings_and_the_cache_are_drawn(inside):
 
 def test_shared_keys_and_no_attention_are_told(inside):
     pick(inside, "Poetry 5")
-    wait_until(lambda: inside.locator("#heads button").first.get_attribute("aria-label").endswith("as 2 heads do"))
+    wait_until(lambda: inside.locator("#heads button").first.get_attribute("aria-label").endswith("among 2 heads"))
     pick(inside, "Poetry 1")
     inside.get_by_text("This model has no attention").wait_for()
 

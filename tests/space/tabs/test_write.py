@@ -278,9 +278,7 @@ def test_a_token_of_an_answer_that_is_written_anew_is_told(page, monkeypatch):
     assert page.get_by_role("tab", name="Write").get_attribute("aria-selected") == "true"
 
 
-@pytest.mark.parametrize(
-    ("text", "words"), [("x" * 100_000, "100,000 characters"), ("   ", "nothing to write on from")]
-)
+@pytest.mark.parametrize(("text", "words"), [("x" * 100_000, "100,000 characters"), ("   ", "nothing to continue")])
 def test_prompt_that_cannot_be_used_is_told_and_kept(page, text, words):
     write(page, text)
     page.get_by_text(words, exact=False).wait_for(timeout=30_000)
