@@ -12,7 +12,7 @@ from huggingface_hub import snapshot_download
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from modeling import OzymandiasConfig  # this import also makes Ozymandias known to the Auto classes
-from modeling.hub import check_reachable
+from modeling.loading import check_reachable
 from modeling.modeling_ozymandias import model_class
 from space.words import VisitorError
 from tokenizer import encode_text

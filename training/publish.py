@@ -24,10 +24,9 @@ from huggingface_hub import HfApi, ModelCard, ModelCardData, metadata_load, meta
 from huggingface_hub.errors import HfHubHTTPError
 from transformers.utils.logging import disable_progress_bar
 
-from modeling.conversion import load_model
-from modeling.hub import find_file
-from modeling.sentencepiece_model import is_character_level
-from modeling.verify import as_table, certify
+from modeling.interop.sentencepiece_model import is_character_level
+from modeling.interop.verify import as_table, certify
+from modeling.loading import find_file, load_model
 from training.checkpoints import METRICS, RECORD, SNAPSHOTS, load_trained, record_path, save_model, writing
 from training.command import UserError, in_one_line, run_command
 from training.overlap import find_record, stages_before
@@ -130,7 +129,7 @@ def license_of(record: dict) -> str | None:
 def model_card(
     record: dict, name: str, license: str | None, auto_class: str, certificate: str, level: str | None
 ) -> ModelCard:
-    """The card of a model, from its run's own record, the class that loads it and the table of `modeling.verify`."""
+    """The card of a model: its run's record, the class that loads it and the table of `modeling.interop.verify`."""
     recipe, corpus = record["recipe"], record["corpus"]
     validation = f"{corpus['validation_characters']:,}"
     if "shards" in corpus:

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer, DynamicCache
 from transformers.dynamic_module_utils import get_relative_import_files
 
-from modeling.conversion import load_model
-from modeling.verify import TOLERANCE, certify
+from modeling.interop.verify import TOLERANCE, certify
+from modeling.loading import load_model
 from space.evolution import LABORATORY
 from space.writer import CHECKPOINTS, EVOLUTION
 from tests.conftest import PROJECT

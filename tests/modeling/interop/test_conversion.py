@@ -6,8 +6,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM, BertConfig, GPT2Config, LlamaConfig, MixtralConfig, Qwen3Config
 
 from modeling import OzymandiasForCausalLM, OzymandiasForConditionalGeneration, preset_config
-from modeling.conversion import from_transformers, to_transformers
-from modeling.families import FAMILIES
+from modeling.interop.conversion import from_transformers, to_transformers
+from modeling.interop.families import FAMILIES
 from tests.forks import run_forked
 from tokenizer import build_character_tokenizer
 
@@ -205,7 +205,7 @@ def test_trained_architectures_of_ours_run_without_our_code(tmp_path):
         model = OzymandiasForCausalLM(preset_config("modern", use_qk_norm=qk_norm, **fields)).eval()
         model.save_pretrained(tmp_path / "ours")
         tokenizer.save_pretrained(tmp_path / "ours")
-        said = run_forked("-m", "modeling.conversion", tmp_path / "ours", tmp_path / name).stdout
+        said = run_forked("-m", "modeling.interop.conversion", tmp_path / "ours", tmp_path / name).stdout
         assert name in said
         torch.save(model(**tokenizer("the moon", return_tensors="pt")).logits, tmp_path / "logits.pt")
         run_forked(
@@ -222,7 +222,7 @@ assert (model(**inputs).logits - expected).abs().max() < 1e-5
 assert "modeling" not in sys.modules
 """,
         )
-        back = run_forked("-m", "modeling.conversion", tmp_path / name, tmp_path / f"{name}-back").stdout
+        back = run_forked("-m", "modeling.interop.conversion", tmp_path / name, tmp_path / f"{name}-back").stdout
         assert "OzymandiasForCausalLM" in back
         loaded = AutoModelForCausalLM.from_pretrained(tmp_path / f"{name}-back").eval()
         logits = loaded(**tokenizer("the moon", return_tensors="pt")).logits

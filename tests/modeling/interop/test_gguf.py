@@ -13,7 +13,7 @@ import torch
 from transformers import AutoTokenizer
 
 from modeling import OzymandiasForCausalLM, preset_config
-from modeling.sentencepiece_model import is_character_level, save_sentencepiece_model
+from modeling.interop.sentencepiece_model import is_character_level, save_sentencepiece_model
 from tests.conftest import run
 from tests.forks import run_forked
 from tokenizer import build_character_tokenizer
@@ -57,7 +57,7 @@ def test_vocabulary_keeps_its_ids(tmp_path):
 def test_greedy_text_is_the_same_in_llama_cpp(shape, tmp_path):
     llama_cpp = pytest.importorskip("llama_cpp")
     model = save_ours(tmp_path / "ours", use_qk_norm=shape == "qwen3")
-    run_forked("-m", "modeling.conversion", tmp_path / "ours", tmp_path / "native")
+    run_forked("-m", "modeling.interop.conversion", tmp_path / "ours", tmp_path / "native")
     run(CONVERTER, tmp_path / "native", "--outtype", "f32", "--outfile", tmp_path / "model.gguf")
     # The converter takes "no space before a text" from a Llama's folder and has no way to for a Qwen3.
     overrides = {"tokenizer.ggml.add_space_prefix": False} if shape == "qwen3" else None

@@ -1,7 +1,7 @@
 """Weights from and to the models that transformers ships, so that trust can come from numbers.
 
-    python -m modeling.conversion gpt2 runs/gpt2                     # a Hub id or folder, as an Ozymandias checkpoint
-    python -m modeling.conversion runs/mine/best runs/mine/llama     # and back, as its native class
+    python -m modeling.interop.conversion gpt2 runs/gpt2                  # a Hub id or folder to Ozymandias
+    python -m modeling.interop.conversion runs/mine/best runs/mine/llama  # and back, as its native class
 
 `families.py` says what is the same as what.
 """
@@ -11,28 +11,15 @@ import sys
 from pathlib import Path
 
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForMaskedLM,
-    AutoModelForSeq2SeqLM,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
-from .backbone import OzymandiasPreTrainedModel
+from ..backbone import OzymandiasPreTrainedModel
+from ..loading import load_model
+from ..modeling_ozymandias import model_class
 from .families import FAMILIES
-from .family import Weights
-from .family import list_obstacles
-from .hub import check_reachable
-from .modeling_ozymandias import model_class
-from .sentencepiece_model import is_character_level
-from .sentencepiece_model import save_sentencepiece_model
-from .torch_transformer import from_torch
-from .torch_transformer import to_torch
-
-AUTO_CLASSES = {"ForMaskedLM": AutoModelForMaskedLM, "ForConditionalGeneration": AutoModelForSeq2SeqLM}
+from .family import Weights, list_obstacles
+from .sentencepiece_model import is_character_level, save_sentencepiece_model
+from .torch_transformer import from_torch, to_torch
 
 
 def from_transformers(model: PreTrainedModel | nn.Transformer) -> OzymandiasPreTrainedModel:
@@ -81,18 +68,6 @@ def with_weights(
     if source.can_generate():
         model.generation_config = source.generation_config
     return model.to(source.device).train(source.training)
-
-
-def load_model(checkpoint: str | Path, **options) -> PreTrainedModel:
-    """Load a folder or Hub id with the Auto class of its architecture: decoder, encoder or both.
-
-    Code that lies in a checkpoint is never run: without `trust_remote_code=False` transformers asks on the terminal.
-    """
-    check_reachable(checkpoint)
-    config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
-    architecture = (config.architectures or ["ForCausalLM"])[0]
-    auto_class = next((auto for end, auto in AUTO_CLASSES.items() if architecture.endswith(end)), AutoModelForCausalLM)
-    return auto_class.from_pretrained(checkpoint, trust_remote_code=False, **options)
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
 """Show how a tokenizer cuts a text.
 
-python -m tokenizer.inspect "The Emerald City"                       # by the tokenizer of the English model
-python -m tokenizer.inspect "春眠不觉晓" --tokenizer runs/mine/best    # of a checkpoint, or of the Hub
-python -m tokenizer.inspect "the moon" --learn my.txt --vocab_size 400   # of one learned from a text, merge by merge
+python -m tokenizer.show "The Emerald City"                       # by the tokenizer of the English model
+python -m tokenizer.show "春眠不觉晓" --tokenizer runs/mine/best    # of a checkpoint, or of the Hub
+python -m tokenizer.show "the moon" --learn my.txt --vocab_size 400   # of one learned from a text, merge by merge
 """
 
 import argparse

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
-from huggingface_hub.errors import HfHubHTTPError
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, PreTrainedModel
 
 PATIENCE = 5  # seconds for the Hub to answer
+AUTO_CLASSES = {"ForMaskedLM": AutoModelForMaskedLM, "ForConditionalGeneration": AutoModelForSeq2SeqLM}
 
 
 def check_reachable(checkpoint: str | Path) -> None:
@@ -41,3 +42,15 @@ def find_file(checkpoint: str | Path, name: str) -> Path | None:
         return Path(hf_hub_download(str(checkpoint), name))
     except Exception:  # as above; and a repository without the file, or none at all
         return None
+
+
+def load_model(checkpoint: str | Path, **options) -> PreTrainedModel:
+    """Load a folder or Hub id with the Auto class of its architecture: decoder, encoder or both.
+
+    Code that lies in a checkpoint is never run: without `trust_remote_code=False` transformers asks on the terminal.
+    """
+    check_reachable(checkpoint)
+    config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
+    architecture = (config.architectures or ["ForCausalLM"])[0]
+    auto_class = next((auto for end, auto in AUTO_CLASSES.items() if architecture.endswith(end)), AutoModelForCausalLM)
+    return auto_class.from_pretrained(checkpoint, trust_remote_code=False, **options)

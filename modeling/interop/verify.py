@@ -1,6 +1,6 @@
 """A certificate: the equivalences that a checkpoint's numbers rest on, measured on that very checkpoint.
 
-    python -m modeling.verify space/checkpoints/poetry-modern        # a folder or a Hub id
+    python -m modeling.interop.verify space/checkpoints/poetry-modern        # a folder or a Hub id
 
 Each row compares the logits of the same text computed in two ways, and shows the largest difference.
 """
@@ -12,14 +12,11 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
-from transformers import AutoTokenizer
-from transformers import PreTrainedModel
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from .cache import CACHE_NAME
-from .conversion import load_model
-from .conversion import to_transformers
-from .hub import check_reachable
+from ..cache import CACHE_NAME
+from ..loading import check_reachable
+from .conversion import load_model, to_transformers
 
 TOLERANCE = 1e-4  # float32; sums in another order differ by about 1e-6 of the largest logit
 TEXTS = ("The moon upon the water", "Oz", "And then, as the wind rose")

@@ -19,14 +19,8 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from .configuration_ozymandias import OzymandiasConfig
-from .family import DECODER
-from .family import SHARED
-from .family import Family
-from .family import Weights
-from .family import pick
-from .family import refuse
-from .family import rename
+from ..configuration_ozymandias import OzymandiasConfig
+from .family import DECODER, SHARED, Family, Weights, pick, refuse, rename
 
 # Fields that Llama and Qwen3 share with Ozymandias.
 LLAMA_SHARED = (

@@ -7,11 +7,9 @@ here are the identity, `vocab_size` is `hidden_size`, and so the logits are torc
 import torch
 from torch import nn
 
-from .configuration_ozymandias import OzymandiasConfig
-from .family import Weights
-from .family import list_obstacles
-from .family import rename
-from .modeling_ozymandias import OzymandiasForConditionalGeneration
+from ..configuration_ozymandias import OzymandiasConfig
+from ..modeling_ozymandias import OzymandiasForConditionalGeneration
+from .family import Weights, list_obstacles, rename
 
 ACTS = {nn.functional.relu: "relu", nn.functional.gelu: "gelu"}
 SHAPE = {

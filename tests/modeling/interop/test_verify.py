@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from modeling import PRESETS, OzymandiasForCausalLM, preset_config
+from modeling.interop.verify import TOLERANCE, as_table, verify
 from modeling.modeling_ozymandias import model_class
-from modeling.verify import TOLERANCE, as_table, verify
 from tests.conftest import PROJECT
 from tests.forks import run_forked
 
@@ -51,8 +51,8 @@ def test_a_broken_equivalence_shows():
 
 
 def test_command():
-    said = run_forked("-m", "modeling.verify", PROJECT / "space" / "checkpoints" / "poetry-modern").stdout
+    said = run_forked("-m", "modeling.interop.verify", PROJECT / "space" / "checkpoints" / "poetry-modern").stdout
     assert "eager and sdpa attention" in said
-    missing = run_forked("-m", "modeling.verify", "/no/such/folder", check=False)
+    missing = run_forked("-m", "modeling.interop.verify", "/no/such/folder", check=False)
     assert missing.returncode == 1
     assert "Traceback" not in missing.stderr

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from .configuration_ozymandias import OzymandiasConfig
+from ..configuration_ozymandias import OzymandiasConfig
 
 Weights = dict[str, torch.Tensor]
 
