@@ -2,7 +2,7 @@
 # make test           run all tests
 # make test-versions  run the tests that depend on other libraries, on the lowest and on the newest versions allowed
 # make constraints    write the exact versions anew, from what is newest today
-# make checkpoints    write code and card anew beside the weights in space/checkpoints
+# make checkpoints    load, check and store again every checkpoint in space/checkpoints, and write its card anew
 # make clean          remove the environments and what the tests left
 
 PYTHON ?= python3
@@ -42,7 +42,8 @@ CHECKPOINTS = $(notdir $(wildcard space/checkpoints/*))
 
 checkpoints: .venv/demo
 	for name in $(CHECKPOINTS); do \
-		$(BIN)/python -m training.publish space/checkpoints/$$name --half --prepare space/checkpoints/$$name; done
+		$(BIN)/python -m training.publish space/checkpoints/$$name --half --no-code --license apache-2.0 \
+			--prepare space/checkpoints/$$name || exit 1; done
 
 clean:
 	rm -rf .venv .venv-* artifacts build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -41,10 +41,11 @@ class OzymandiasForCausalLM(OzymandiasPreTrainedModel, GenerationMixin):
     Example:
 
     ```python
+    >>> import modeling  # registers the classes; a model from the Hub brings them with trust_remote_code=True
     >>> from transformers import AutoModelForCausalLM, AutoTokenizer
     >>> folder = "space/checkpoints/poetry-modern"
-    >>> tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
-    >>> model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
+    >>> tokenizer = AutoTokenizer.from_pretrained(folder)
+    >>> model = AutoModelForCausalLM.from_pretrained(folder)
     >>> inputs = tokenizer("The desert", return_tensors="pt")
     >>> print(tokenizer.decode(model.generate(**inputs, max_new_tokens=40)[0]))
     ```

@@ -12,7 +12,7 @@ from huggingface_hub import snapshot_download
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from modeling import OzymandiasConfig  # this import also registers Ozymandias with the Auto classes
-from modeling.hub import check_reachable
+from modeling.loading import check_reachable
 from space.language import VisitorError
 from tokenizer import encode_text
 from training.checkpoints import load_trained

@@ -101,6 +101,18 @@ def outside(tmp_path):
 
 
 @pytest.fixture(scope="session")
+def prepared(tmp_path_factory) -> Path:
+    """The checkpoints of the repository as they would be pushed, with the code beside the weights."""
+    from training.checkpoints import load_trained, save_model
+
+    folder = tmp_path_factory.mktemp("prepared")
+    for checkpoint in (PROJECT / "space" / "checkpoints").iterdir():
+        tokenizer, model = load_trained(checkpoint)
+        save_model(folder / checkpoint.name, model, tokenizer, half=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def trained(tmp_path_factory) -> Path:
     """The folder of a short finished run on the sampler corpus."""
     from training.loop import train

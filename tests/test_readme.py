@@ -1,4 +1,4 @@
-"""The README's own Python example, as a reader runs it: with a checkpoint and nothing else of the project."""
+"""The README's own Python example, as a reader runs it: with a prepared checkpoint and nothing else of the project."""
 
 import re
 
@@ -16,7 +16,7 @@ def python_example() -> str:
 
 
 @pytest.mark.parametrize("names", [DECODERS[::2], DECODERS[1::2]])
-def test_the_example_writes_the_same_with_and_without_cache(names, outside):
+def test_the_example_writes_the_same_with_and_without_cache(names, prepared, outside):
     example = python_example()
     assert "space/checkpoints/" in example
     program = """
@@ -30,7 +30,7 @@ import transformers
 logging.getLogger("transformers").addHandler(Catch(logging.WARNING))
 """
     for name in names:
-        folder = str(CHECKPOINTS / name)
+        folder = str(prepared / name)
         program += re.sub(r'"space/checkpoints/[\w-]+"', repr(folder), example)
         program += f"""
 assert not seen, seen

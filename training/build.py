@@ -11,8 +11,7 @@ from accelerate.utils import DistributedType, ProjectConfiguration
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from modeling import OzymandiasConfig, preset_config
-from modeling.conversion import load_model
-from modeling.hub import check_reachable
+from modeling.loading import check_reachable, load_model
 from modeling.modeling_ozymandias import model_class
 from tokenizer import build_bpe_tokenizer, build_character_tokenizer
 from tokenizer.bpe import VOCAB_SIZE

@@ -17,8 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from modeling.conversion import load_model
-from modeling.hub import check_reachable
+from modeling.loading import check_reachable, load_model
 from training import sharded
 from training.command import UserError, in_one_line
 from training.inputs import check_checkpoint, not_loaded

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
-from modeling.conversion import load_model
+from modeling.loading import load_model
 from tokenizer import encode_text
 from training.build import (
     build_accelerator,

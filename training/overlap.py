@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from modeling.hub import find_file
+from modeling.loading import find_file
 from training.checkpoints import RECORD, record_path
 from training.command import UserError, run_command
 from training.corpora import NAMES, Corpus, load_corpus

@@ -24,10 +24,9 @@ from huggingface_hub import HfApi, ModelCard, ModelCardData, metadata_load, meta
 from huggingface_hub.errors import HfHubHTTPError
 from transformers.utils.logging import disable_progress_bar
 
-from modeling.conversion import load_model
-from modeling.hub import find_file
-from modeling.sentencepiece_model import is_character_level
-from modeling.verify import as_table, certify
+from modeling.interop.sentencepiece_model import is_character_level
+from modeling.interop.verify import as_table, certify
+from modeling.loading import find_file, load_model
 from training.checkpoints import METRICS, RECORD, SNAPSHOTS, load_trained, record_path, save_model, writing
 from training.command import UserError, in_one_line, run_command
 from training.overlap import find_record, stages_before
@@ -68,13 +67,16 @@ main()
 """
 
 
-def prepare_model(checkpoint: Path, folder: Path, name: str, half: bool, license: str | None = None) -> None:
+def prepare_model(
+    checkpoint: Path, folder: Path, name: str, half: bool, license: str | None = None, code: bool = True
+) -> None:
     """Write the folder of a model repository: weights, tokenizer, code, run record and model card.
 
     Args:
         name: how the card calls the model: its Hub id, or a folder.
         half: store the weights in half precision.
         license: of the weights, by the Hub's name for it; by default what [`license_of`] finds.
+        code: copy the model's code beside the weights. Without it only `import modeling` makes the folder loadable.
 
     Raises:
         UserError: the checkpoint or its run record is missing or damaged, or what was written cannot be loaded.
@@ -94,8 +96,23 @@ def prepare_model(checkpoint: Path, folder: Path, name: str, half: bool, license
         certificate = as_table(certify(saved, tokenizer))
         level = "character-level" if is_character_level(tokenizer) else None
         license = license or license_of(record)
-        model_card(record, name, license, auto_class, certificate, level).save(unfinished / "README.md")
-        try_in_fresh_process(TRY_MODEL.format(auto_class=auto_class), unfinished, cwd=None)
+        model_card(record, name, license, auto_class, certificate, level, code).save(unfinished / "README.md")
+        program = TRY_MODEL.format(auto_class=auto_class)
+        if code:
+            try_in_fresh_process(program, unfinished, cwd=None)
+        else:
+            remove_code(unfinished)
+            try_in_fresh_process(f"import modeling\n{program}", unfinished, cwd=PROJECT)
+
+
+def remove_code(folder: Path) -> None:
+    """Leave only the weights, the tokenizer and the records in a checkpoint, with a config that names no code."""
+    for file in folder.glob("*.py"):
+        file.unlink()
+    config = folder / "config.json"
+    fields = json.loads(config.read_text(encoding="utf-8"))
+    del fields["auto_map"]
+    config.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
 
 
 def copy_records(run: Path, folder: Path) -> None:
@@ -128,9 +145,15 @@ def license_of(record: dict) -> str | None:
 
 
 def model_card(
-    record: dict, name: str, license: str | None, auto_class: str, certificate: str, level: str | None
+    record: dict,
+    name: str,
+    license: str | None,
+    auto_class: str,
+    certificate: str,
+    level: str | None,
+    code: bool = True,
 ) -> ModelCard:
-    """The card of a model, from its run's own record, the class that loads it and the table of `modeling.verify`."""
+    """The card of a model: its run's record, the class that loads it and the table of `modeling.interop.verify`."""
     recipe, corpus = record["recipe"], record["corpus"]
     validation = f"{corpus['validation_characters']:,}"
     if "shards" in corpus:
@@ -155,6 +178,7 @@ def model_card(
         name=name,
         license=license,
         auto_class=auto_class,
+        code=code,
         preset=recipe["preset"],
         start=recipe.get("start_from"),
         changes=changes(recipe["model"]),
@@ -273,14 +297,21 @@ def main() -> None:
     parser.add_argument(
         "--prepare", type=Path, metavar="FOLDER", help="write the model's folder there and send nothing"
     )
+    parser.add_argument(
+        "--no-code",
+        action="store_true",
+        help="with --prepare: leave out the model's code, for a folder that is loaded after `import modeling`",
+    )
     parser.add_argument("--upload-only", action="store_true", help="send what an earlier call prepared, as it is")
     arguments = parser.parse_args()
     disable_progress_bar()
     if not arguments.checkpoint.is_dir():
         raise UserError(f"there is no checkpoint at {arguments.checkpoint}; give a folder such as runs/NAME/best.")
+    if arguments.no_code and not arguments.prepare:
+        raise UserError("a pushed model needs its code; give --no-code only with --prepare FOLDER.")
     if arguments.prepare:
-        name = arguments.repo or str(arguments.prepare)
-        prepare_model(arguments.checkpoint, arguments.prepare, name, arguments.half, arguments.license)
+        name, code = arguments.repo or str(arguments.prepare), not arguments.no_code
+        prepare_model(arguments.checkpoint, arguments.prepare, name, arguments.half, arguments.license, code)
         print(f"prepared and tried: {arguments.prepare}")
         return
     if not arguments.repo:

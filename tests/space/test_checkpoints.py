@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer, DynamicCache
 from transformers.dynamic_module_utils import get_relative_import_files
 
-from modeling.conversion import load_model
-from modeling.verify import TOLERANCE, certify
+from modeling.interop.verify import TOLERANCE, certify
+from modeling.loading import load_model
 from space.evolution import LABORATORY
 from space.writer import CHECKPOINTS, EVOLUTION
 from tests.conftest import PROJECT
@@ -39,18 +39,24 @@ def test_nothing_else_is_shipped_and_all_is_small():
     files = [path for path in CHECKPOINTS.rglob("*") if path.is_file()]
     assert {path.relative_to(CHECKPOINTS).parts[0] for path in files} == set(NAMES)
     assert sum(path.stat().st_size for path in files) < 50e6
-    assert {path.suffix for path in files} <= {".json", ".jsonl", ".safetensors", ".py", ".md"}
+    assert {path.suffix for path in files} <= {".json", ".jsonl", ".safetensors", ".md"}
 
 
 @every
-def test_the_code_beside_the_weights_is_the_projects(name):
-    """When this fails, `make checkpoints` writes the code anew."""
-    shipped = {path.name for path in (CHECKPOINTS / name).glob("*.py")}
+def test_no_code_lies_beside_the_weights(name):
+    """`import modeling` registers the classes, so the repository holds the code once."""
+    assert not list((CHECKPOINTS / name).rglob("*.py"))
+    assert "auto_map" not in json.loads((CHECKPOINTS / name / "config.json").read_text(encoding="utf-8"))
+
+
+@every
+def test_the_code_beside_prepared_weights_is_the_projects(name, prepared):
+    shipped = {path.name for path in (prepared / name).glob("*.py")}
     main = PROJECT / "modeling" / "modeling_ozymandias.py"
     needed = {Path(file).name for file in [main, *get_relative_import_files(main)]}
     assert shipped == needed
     for file in needed:
-        assert (CHECKPOINTS / name / file).read_text() == (PROJECT / "modeling" / file).read_text()
+        assert (prepared / name / file).read_text() == (PROJECT / "modeling" / file).read_text()
 
 
 @every
@@ -116,13 +122,13 @@ def test_weights_fit_their_limit(name):
     assert sum(path.stat().st_size for path in (CHECKPOINTS / name).iterdir()) < 12e6
 
 
-def test_shipped_checkpoints_load_where_the_project_is_not(outside):
+def test_prepared_checkpoints_load_where_the_project_is_not(prepared, outside):
     said = outside(
         f"""
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 import transformers
 for name, auto_class in {OTHERS}.items():
-    folder = {str(CHECKPOINTS)!r} + "/" + name
+    folder = {str(prepared)!r} + "/" + name
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
     model = getattr(transformers, auto_class).from_pretrained(folder, trust_remote_code=True)
     inputs = tokenizer(["The moon", "Oz"], padding=True, return_tensors="pt")
@@ -134,7 +140,7 @@ for name, auto_class in {OTHERS}.items():
         vectors = transformers.AutoModel.from_pretrained(folder, trust_remote_code=True)
         assert vectors(**inputs).last_hidden_state.shape[-1] == 128
 for name in {DECODERS}:
-    folder = {str(CHECKPOINTS)!r} + "/" + name
+    folder = {str(prepared)!r} + "/" + name
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
     model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
     inputs = tokenizer("The moon", return_tensors="pt")
@@ -180,7 +186,7 @@ for folder in folders:
 
 
 @pytest.mark.parametrize("half", [0, 1])
-def test_shipped_decoders_keep_the_contract_of_generate(half, outside):
+def test_prepared_decoders_keep_the_contract_of_generate(half, prepared, outside):
     """As a plain user loads them, with the code beside the weights: every way to write gives the same text."""
-    folders = [str(CHECKPOINTS / name) for name in DECODERS[half::2]]
+    folders = [str(prepared / name) for name in DECODERS[half::2]]
     outside(f"folders = {folders!r}\n{CONTRACT}")

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoTokenizer
 
 from modeling import preset_config
-from modeling.conversion import load_model
+from modeling.loading import load_model
 from space.inside import (
     LIMIT,
     cache_growth,

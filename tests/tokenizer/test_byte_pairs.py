@@ -48,16 +48,14 @@ def test_each_merge_is_shown():
 
 def test_inspect_shows_pieces_and_merges(tmp_path):
     (tmp_path / "text.txt").write_text("the cat sat on the mat, the cat sat", encoding="utf-8")
-    shown = run_forked(
-        "-m", "tokenizer.inspect", "the春", "--learn", tmp_path / "text.txt", "--vocab_size", "262"
-    ).stdout
+    shown = run_forked("-m", "tokenizer.show", "the春", "--learn", tmp_path / "text.txt", "--vocab_size", "262").stdout
     assert "'the'\n    't' 'h' 'e'\n    't' 'he'\n    'the'\n" in shown
     assert "(part of a character)" in shown
     assert "4 tokens for 4 characters (6 bytes): 1.00 characters a token" in shown
     build_bpe_tokenizer("the moon the moon", 270).save_pretrained(tmp_path / "saved")
-    shown = run_forked("-m", "tokenizer.inspect", "the moon", "--tokenizer", tmp_path / "saved").stdout
+    shown = run_forked("-m", "tokenizer.show", "the moon", "--tokenizer", tmp_path / "saved").stdout
     assert "2 tokens for 8 characters" in shown
-    wrong = run_forked("-m", "tokenizer.inspect", "x", "--tokenizer", tmp_path / "none", check=False)
+    wrong = run_forked("-m", "tokenizer.show", "x", "--tokenizer", tmp_path / "none", check=False)
     assert wrong.returncode == 1
     assert "holds no tokenizer" in wrong.stderr
     assert "Traceback" not in wrong.stderr

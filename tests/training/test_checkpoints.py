@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from modeling import OzymandiasForCausalLM, preset_config
-from modeling.conversion import load_model
+from modeling.loading import load_model
 from tests.conftest import run
 from tests.forks import run_forked
 from tokenizer import build_character_tokenizer
@@ -210,7 +210,7 @@ def closed_port() -> int:
     [
         ["training.evaluate", "user/none", "--corpus", "sampler"],
         ["training.pretrain", "--recipe", "smoke", "--start_from", "user/none"],
-        ["modeling.verify", "user/none"],
+        ["modeling.interop.verify", "user/none"],
     ],
     ids=lambda command: command[0],
 )
@@ -233,7 +233,7 @@ def test_the_hub_is_asked_once_and_not_for_long(monkeypatch, tmp_path):
         asked.append(timeout)
         raise ConnectionError("timed out")
 
-    monkeypatch.setattr("modeling.hub.get_hf_file_metadata", silent)
+    monkeypatch.setattr("modeling.loading.get_hf_file_metadata", silent)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(
         UserError,

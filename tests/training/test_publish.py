@@ -166,3 +166,16 @@ def test_what_does_not_run_is_not_sent(mine, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"does not run \(boom\); nothing was sent"):
         publish.prepare_model(mine / "best", tmp_path / "out", "user/name", half=False)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_without_code_needs_the_project(mine, tmp_path, monkeypatch):
+    """As the checkpoints of the repository are stored."""
+    publish.prepare_model(mine / "best", tmp_path / "out", "out", half=True, code=False)
+    assert not list((tmp_path / "out").glob("*.py"))
+    assert "auto_map" not in json.loads((tmp_path / "out" / "config.json").read_text())
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "import modeling" in card
+    assert "trust_remote_code" not in card
+    monkeypatch.setattr("sys.argv", ["publish", str(mine / "best"), "--repo", "user/name", "--no-code"])
+    with pytest.raises(UserError, match="--no-code only with --prepare"):
+        publish.main()

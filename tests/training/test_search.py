@@ -7,7 +7,7 @@ import torch
 from transformers import AutoTokenizer
 
 from modeling import OzymandiasForConditionalGeneration, OzymandiasForMaskedLM, preset_config
-from modeling.conversion import load_model
+from modeling.loading import load_model
 from tests.forks import run_forked
 from tokenizer import build_character_tokenizer
 from training.corpora import load_corpus
