@@ -47,15 +47,12 @@ class InsideTab:
             with translated(gr.Tab, "embeddings_part"):
                 self.embeddings = translated(gr.Plot, "embeddings")
             with translated(gr.Tab, "cache_part"):
-                self.cache_run, self.cache = (
-                    translated(gr.Button, "cache_run"),
-                    translated(gr.Plot, "cache", visible=False),
-                )
+                self.cache_run = translated(gr.Button, "cache_run")
+                self.cache = translated(gr.Plot, "cache", visible=False)
         self.head = gr.State((0, 0))
         self.drawn = gr.State(False)
-        self.position = gr.State(
-            {}
-        )  # where another token can be chosen: the text before it, and the answer that it is in
+        # Where another token can be chosen: the text before it, and the index of its answer if it is in one.
+        self.position = gr.State({})
         self.connect()
 
     def build_question(self, translated: Translated) -> None:

@@ -133,7 +133,11 @@ class WriteTab:
         """When an answer is finished, save the conversation in the browser and explain the answer."""
         quietly = {"show_progress": "hidden", "api_visibility": "private"}
         saved = event.then(lambda history: history, self.chat, self.saved, **quietly)
-        inputs = {self.explain, self.chat, self.language}  # without `answer`: the last one is explained
+        inputs = {
+            self.explain,
+            self.chat,
+            self.language,
+        }  # without the chosen `answer`, so that the last one is explained
         saved.then(self.describe, inputs, self.explain_outputs, show_progress="hidden", **EXPLANATION_LIMITS)
 
     def respond(self, values: dict, request: gr.Request) -> Iterator[dict]:
