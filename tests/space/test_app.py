@@ -29,7 +29,7 @@ from tests.space.conftest import DESKTOP, PHONE, free_port, open_tab, picture, w
 @pytest.mark.browser
 @pytest.mark.parametrize(("name", "size"), [("desktop", DESKTOP), ("phone", PHONE)])
 def test_everybody_can_use_every_tab(visit, name, size):
-    """No serious violation by axe-core in either theme, nothing beyond the edge of a phone; and a picture of each tab."""
+    """No serious violation by axe-core in either theme, nothing beyond a phone's edge; and a picture of each tab."""
     from axe_playwright_python.sync_playwright import Axe
 
     page = visit(size)
