@@ -28,7 +28,7 @@ def check_reachable(checkpoint: str | Path) -> None:
         if not isinstance(try_to_load_from_cache(str(checkpoint), CONFIG), str):
             get_hf_file_metadata(hf_hub_url(str(checkpoint), CONFIG), timeout=PATIENCE)
     except HFValidationError:
-        raise OSError(f"there is no folder {checkpoint}, and it is not a Hub id either, USER/NAME.") from None
+        raise OSError(f"there is no folder {checkpoint}, and a Hub id looks like USER/NAME.") from None
     except HfHubHTTPError:
         pass  # the Hub has answered, and transformers reports what is wrong
     except Exception as error:  # the client passes on what its HTTP library raises, which differs by version
