@@ -1,7 +1,7 @@
 """Attention: each position gathers what it needs from the positions that it may see.
 
 Shapes: `heads` query heads, `kv_heads` key and value heads (each serves `heads / kv_heads` query heads), `queries` the
-positions of this call, `keys` those of the cache and of this call.
+positions of this call, `keys` those of the cache and of this call together.
 """
 
 import torch
@@ -31,20 +31,23 @@ def eager_attention_forward(
     attention_mask: torch.Tensor | None,
     scaling: float,
     dropout: float = 0.0,
+    is_causal: bool | None = None,
     **kwargs,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`softmax(Q K^T * scaling + mask) V`, written out. The other implementations are proven equal to this one.
+    """`softmax(Q K^T * scaling + mask) V`, written out. Tests prove the other implementations equal to this one.
 
     Source: Vaswani et al., "Attention Is All You Need", 2017, https://arxiv.org/abs/1706.03762, equation 1; key and
     value heads shared as in Ainslie et al., "GQA", 2023, https://arxiv.org/abs/2305.13245.
 
     Args:
-        module: the attention layer; its `num_key_value_groups` and `training` are read.
+        module: the attention layer; its `num_key_value_groups`, `is_causal` and `training` are read.
         query: `(batch, heads, queries, head_dim)`.
         key, value: `(batch, kv_heads, keys, head_dim)`.
-        attention_mask: `(batch, 1, queries, keys)`, 0 where a key may be seen and hugely negative where not.
+        attention_mask: `(batch, 1, queries, keys)`, 0 where a key may be seen and hugely negative where not. `None`
+            is the causal triangle in a decoder and no mask elsewhere.
         scaling: `head_dim ** -0.5`, which keeps the variance of the scores at 1.
-        dropout: share of the weights that is dropped in training.
+        dropout: the probability that a weight is dropped in training.
+        is_causal: overrides the layer's own `is_causal`.
 
     Returns:
         The output `(batch, queries, heads, head_dim)` and the weights `(batch, heads, queries, keys)`.
@@ -54,6 +57,11 @@ def eager_attention_forward(
     scores = query @ key.transpose(2, 3) * scaling  # (batch, heads, queries, keys)
     if attention_mask is not None:
         scores = scores + attention_mask
+    elif module.is_causal if is_causal is None else is_causal:
+        # The queries are the last of the keys: each sees its own position and those before it.
+        queries, keys = scores.shape[-2:]
+        later = torch.ones(queries, keys, dtype=torch.bool, device=scores.device).triu(keys - queries + 1)
+        scores = scores.masked_fill(later, torch.finfo(scores.dtype).min)
     # In half precision the sum over many keys would lose digits, so the softmax runs in float32 or better.
     weights = scores.to(torch.promote_types(scores.dtype, torch.float32)).softmax(dim=-1).to(query.dtype)
     weights = nn.functional.dropout(weights, p=dropout, training=module.training)
@@ -64,11 +72,11 @@ def eager_attention_forward(
 class OzymandiasAttention(nn.Module):
     """Self-attention with `heads` query heads and `kv_heads` key and value heads, causal or not as the config says.
 
-    Multi-head when the two are equal, grouped-query when there are fewer key and value heads, multi-query when there
-    is one. With `use_qk_norm` queries and keys are normalised before their product, which bounds the scores (Henry
-    et al., "Query-Key Normalization", 2020, https://arxiv.org/abs/2010.04245; here with a learned norm, as in Qwen3).
-    Input and output: `(batch, length, hidden)`; the second output is the weights, or `None` where the implementation
-    does not make them.
+    Multi-head if the two are equal, grouped-query if there are fewer key and value heads, multi-query if there is only
+    one. `use_qk_norm` normalises queries and keys before their product, which bounds the scores (Henry et al.,
+    "Query-Key Normalization", 2020, https://arxiv.org/abs/2010.04245; here with a learned norm, as in Qwen3).
+    Input and output: `(batch, length, hidden)`. The second output is the weights, or `None` if the implementation does
+    not return them.
     """
 
     def __init__(self, config, layer_idx: int):
@@ -103,9 +111,8 @@ class OzymandiasAttention(nn.Module):
         key, value = self.make_keys_and_values(hidden_states)  # (batch, kv_heads, length, head_dim)
         if rotation is not None:
             query, key = rotate(query, *rotation), rotate(key, *rotation)
-        # Asked with `is not None`: an empty cache is falsy.
-        if past_key_values is not None:
-            # A paged cache leaves the keys as they are and adds to `kwargs` what its kernel reads; others ignore them.
+        if past_key_values is not None:  # not `if past_key_values:`, because an empty cache is falsy
+            # A paged cache returns the keys unchanged and adds its kernel's arguments to `kwargs`; others ignore them.
             key, value = past_key_values.update(key, value, self.layer_idx, kwargs=kwargs)
             # (batch, kv_heads, keys, head_dim) each
         return self.attend(query, key, value, attention_mask, **kwargs)
@@ -114,7 +121,7 @@ class OzymandiasAttention(nn.Module):
         return self.split_heads(self.k_proj(x), self.k_norm), self.split_heads(self.v_proj(x))
 
     def split_heads(self, x: torch.Tensor, norm: nn.Module | None = None) -> torch.Tensor:
-        """`(batch, length, heads * head_dim)` to `(batch, heads, length, head_dim)`, each head normalised."""
+        """`(batch, length, heads * head_dim)` to `(batch, heads, length, head_dim)`, normalised in each head."""
         x = x.unflatten(-1, (-1, self.head_dim))  # (batch, length, heads, head_dim)
         return (x if norm is None else norm(x)).transpose(1, 2)
 
@@ -126,7 +133,7 @@ class OzymandiasAttention(nn.Module):
         attention_mask: torch.Tensor | None,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Run the chosen implementation and join the heads."""
+        """Run the implementation that the config names and join the heads."""
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         output, weights = attention(
             self,
@@ -136,19 +143,27 @@ class OzymandiasAttention(nn.Module):
             attention_mask,
             scaling=self.scaling,
             dropout=self.config.attention_dropout if self.training else 0.0,
-            sliding_window=self.sliding_window,  # flash attention has no mask and reads this
+            sliding_window=self.sliding_window,  # for flash attention, which gets no mask
             **kwargs,
         )
         return self.o_proj(output.flatten(-2)), weights  # (batch, length, hidden)
 
+    def extra_repr(self) -> str:
+        heads, kv_heads = self.config.num_attention_heads, self.config.num_key_value_heads
+        return f"heads={heads}, kv_heads={kv_heads}, head_dim={self.head_dim}, is_causal={self.is_causal}"
+
 
 class OzymandiasCrossAttention(OzymandiasAttention):
-    """Attention of a decoder to an encoder: queries from the one, keys and values from the other.
+    """Attention from a decoder to an encoder: queries from the decoder, keys and values from the encoder's output.
 
-    Source: Vaswani et al., 2017, https://arxiv.org/abs/1706.03762, section 3.2.3. Every position of the source is seen
-    and none is turned: the encoder has told its positions already. Input and output: `(batch, length, hidden)`, with
-    `source` `(batch, keys, hidden)`.
+    Source: Vaswani et al., 2017, https://arxiv.org/abs/1706.03762, section 3.2.3. Every query sees the whole source.
+    There is no rotary embedding here: the encoder's outputs already carry positions. Input and output:
+    `(batch, length, hidden)`; `source` is `(batch, keys, hidden)`.
     """
+
+    def __init__(self, config, layer_idx: int):
+        super().__init__(config, layer_idx)
+        self.is_causal = False
 
     def forward(
         self,
@@ -160,13 +175,14 @@ class OzymandiasCrossAttention(OzymandiasAttention):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         query = self.split_heads(self.q_proj(hidden_states), self.q_norm)  # (batch, heads, length, head_dim)
         if past_key_values is not None and past_key_values.is_updated.get(self.layer_idx):
-            # The source is the same at every step, so its keys and values are made once.
+            # A later token: the source has not changed, so its keys and values come from the cache.
             cached = past_key_values.cross_attention_cache.layers[self.layer_idx]
             key, value = cached.keys, cached.values  # (batch, kv_heads, keys, head_dim)
         else:
+            # The first tokens, or no cache.
             key, value = self.make_keys_and_values(source)  # (batch, kv_heads, keys, head_dim)
             if past_key_values is not None:
                 key, value = past_key_values.cross_attention_cache.update(key, value, self.layer_idx)
                 past_key_values.is_updated[self.layer_idx] = True
-        # transformers passes the stack's own `is_causal` down, which is about its self-attention.
+        # An `is_causal` among the arguments is meant for the stack's self-attention.
         return self.attend(query, key, value, source_mask, **{**kwargs, "is_causal": False})

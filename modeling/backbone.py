@@ -1,7 +1,7 @@
-"""One stack of blocks, from token ids to hidden states: a decoder, or an encoder, as the config says.
+"""One stack of blocks, from token ids to hidden states: a decoder or an encoder, as the config says.
 
-Shapes: `batch` texts, `length` tokens of this call, `hidden` the residual stream. The parts stand in files of their
-own: read `attention.py` first, then `blocks.py`.
+Shapes: `batch` texts, `length` tokens of this call, `keys` those of the cache and of this call together, `hidden` the
+residual stream. Each part has a file of its own: read `attention.py` first, then `blocks.py`.
 """
 
 import torch
@@ -24,18 +24,16 @@ from .attention import OzymandiasCrossAttention
 from .blocks import OzymandiasBlock
 from .cache import CACHE_NAME
 from .cache import accept_any_cache
-from .cache import name_cache
 from .configuration_ozymandias import OzymandiasConfig
 from .feed_forward import Router
 from .normalization import NORMS
-from .normalization import LayerNorm
-from .normalization import RMSNorm
+from .normalization import Norm
 from .positions import POSITIONS
 from .positions import Rotation
 
 
 class EmbeddingOutput(nn.Module):
-    """What enters the first block: the sum of the embeddings, normalised where the config says so."""
+    """The last step before the first block: normalise the sum of the embeddings if the config says so, and dropout."""
 
     def __init__(self, config: OzymandiasConfig):
         super().__init__()
@@ -48,7 +46,7 @@ class EmbeddingOutput(nn.Module):
 
 
 class OzymandiasPreTrainedModel(PreTrainedModel):
-    """What transformers needs to know of any Ozymandias model: its config, its abilities, how its weights begin."""
+    """What transformers needs to know about every Ozymandias model: config, abilities, initial weights."""
 
     config: OzymandiasConfig
     config_class = OzymandiasConfig
@@ -61,7 +59,7 @@ class OzymandiasPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
-    # The hidden states are what enters the first block and what leaves each, also where there is no block.
+    # Hidden states are what enters the first block and what leaves each. A bigram has no block, hence the first line.
     _can_record_outputs = {
         "hidden_states": [
             OutputRecorder(EmbeddingOutput, index=0, capture_initial_hidden_state=False),
@@ -76,24 +74,22 @@ class OzymandiasPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module):
         """Normal weights of `initializer_range`; the matrices that write into the residual stream begin smaller.
 
-        Each block has one for each sublayer and their variances add up, so that theirs is divided by the number of
-        all, `2 * num_hidden_layers` in GPT-2 (Radford et al., 2019, section 2.3). Called for modules with weights of
-        their own only: transformers passes over the others where the code is not its own.
+        Every sublayer has one, and in the stream their variances add up. So theirs is divided by the number of
+        sublayers, `2 * num_hidden_layers` in GPT-2 (Radford et al., 2019, section 2.3). transformers calls this for
+        every module that has weights of its own.
         """
         super()._init_weights(module)
-        if isinstance(module, LayerNorm | RMSNorm):
-            init.ones_(module.weight)
-            if isinstance(module, LayerNorm):
-                init.zeros_(module.bias)
+        if isinstance(module, Norm):
+            module.reset_parameters()
         elif getattr(module, "writes_residual", False):
             sublayers = (3 if self.config.add_cross_attention else 2) * self.config.num_hidden_layers
             std = self.config.initializer_range / sublayers**0.5
             init.normal_(module.weight, mean=0.0, std=std)
 
     def save_pretrained(self, save_directory, **kwargs):
-        """Save with code and an `auto_map` that names every class which can load the weights.
+        """Save with the code and with an `auto_map` that names every class which can load the weights.
 
-        By itself transformers names the saved class alone.
+        transformers alone would name only the class that is saved.
         """
         self.config.auto_map = {"AutoConfig": "configuration_ozymandias.OzymandiasConfig"}
         if self.config.is_encoder_decoder:
@@ -106,12 +102,14 @@ class OzymandiasPreTrainedModel(PreTrainedModel):
 
 
 class OzymandiasModel(OzymandiasPreTrainedModel):
-    """Token ids to the last hidden states: embed, tell the positions, run the blocks, normalise.
+    """Token ids to the last hidden states: embed, add the positions, run the blocks, normalise.
 
-    With `is_causal` a decoder; without, an encoder, whose mean over a text's positions is a vector of that text.
+    With `is_causal` it is a decoder, without it an encoder. The mean of an encoder's output over a text's positions is
+    a vector that represents the text.
 
     Raises:
-        ValueError: a config of two stacks; they are `encoder` and `decoder` of `OzymandiasForConditionalGeneration`.
+        ValueError: the config describes two stacks. `OzymandiasForConditionalGeneration` has them as `encoder` and
+            `decoder`.
     """
 
     def __init__(self, config: OzymandiasConfig):
@@ -154,17 +152,17 @@ class OzymandiasModel(OzymandiasPreTrainedModel):
 
         Args:
             input_ids: `(batch, length)`, or give `inputs_embeds` `(batch, length, hidden)` in its place.
-            attention_mask: `(batch, keys)` with 0 on padding, or a mask `(batch, 1, length, keys)` used as it is.
-            position_ids: `(batch, length)`; counted from the end of the cache where missing.
-            past_key_values: keys and values of earlier calls; extended in place, made anew with `use_cache`. It may
-                come under any name, see `cache.py`.
-            token_type_ids: `(batch, length)`, the segment of each token; 0 where missing.
+            attention_mask: `(batch, keys)` with 0 on padding, or a finished mask as `make_causal_masks` returns it.
+            position_ids: `(batch, length)`; if missing, they continue after the cache.
+            past_key_values: keys and values of earlier calls, extended in place. Without it `use_cache` makes a new
+                one. It may come under any name, see `cache.py`.
+            token_type_ids: `(batch, length)`, the segment of each token; 0 if missing.
             encoder_hidden_states: `(batch, keys, hidden)`, what cross-attention sees; `encoder_attention_mask`
                 `(batch, keys)` has 0 on its padding.
 
         Raises:
-            ValueError: neither or both of the inputs, more tokens than learned positions, no encoder's output, or a
-                cache for an encoder, whose keys and values all change with every new token.
+            ValueError: neither or both of the inputs, more tokens than learned positions, no output of an encoder for
+                cross-attention, or a cache for an encoder, whose keys and values all change with every new token.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of input_ids and inputs_embeds.")
@@ -177,13 +175,13 @@ class OzymandiasModel(OzymandiasPreTrainedModel):
             position_ids = position_ids.unsqueeze(0)  # (1, length), the same for the whole batch
         self.check_context(past_length + inputs_embeds.shape[1], position_ids)
 
-        masks = self.make_masks(inputs_embeds, attention_mask, past_key_values, position_ids)
+        causal_masks = self.make_causal_masks(inputs_embeds, attention_mask, past_key_values, position_ids)
         source_mask = self.make_source_mask(inputs_embeds, encoder_attention_mask, encoder_hidden_states)
         hidden_states, rotation = self.embed(inputs_embeds, token_type_ids, position_ids)
         for block, layer_type in zip(self.layers, self.config.layer_types, strict=True):
             hidden_states = block(
                 hidden_states,
-                masks[layer_type],
+                causal_masks[layer_type],
                 rotation,
                 encoder_hidden_states,
                 source_mask,
@@ -193,32 +191,44 @@ class OzymandiasModel(OzymandiasPreTrainedModel):
             )
         return BaseModelOutputWithPastAndCrossAttentions(
             last_hidden_state=self.norm(hidden_states),
-            **name_cache(past_key_values if use_cache else None),
+            **{CACHE_NAME: past_key_values if use_cache else None},
         )
 
     def embed(self, inputs_embeds, token_type_ids, position_ids) -> tuple[torch.Tensor, Rotation]:
-        """What enters the first block, `(batch, length, hidden)`, and how attention turns queries and keys."""
+        """What enters the first block, `(batch, length, hidden)`, and how attention rotates queries and keys."""
         if self.embed_token_types is not None:
-            kinds = torch.zeros_like(position_ids) if token_type_ids is None else token_type_ids
-            inputs_embeds = inputs_embeds + self.embed_token_types(kinds)  # (batch, length, hidden)
+            segments = torch.zeros_like(position_ids) if token_type_ids is None else token_type_ids
+            inputs_embeds = inputs_embeds + self.embed_token_types(segments)  # (batch, length, hidden)
         embeddings, rotation = self.positions(inputs_embeds, position_ids)
         return self.embedding_output(embeddings), rotation
 
     def check_cache(self, cache: Cache | None, use_cache: bool) -> Cache | None:
-        """The caller's cache, or with `use_cache` an empty one, which covers cross-attention where there is any."""
+        """The caller's cache, or with `use_cache` a new one, which has room for cross-attention if there is any."""
         if not self.config.is_causal:
             if cache is not None:
-                raise ValueError("An encoder cannot use a cache: each new token changes the keys of all. Leave it out.")
+                raise ValueError(
+                    "An encoder cannot use a cache: each new token changes the keys of all. Leave the cache out."
+                )
             return None
         if cache is not None or not use_cache:
             return cache
         cache = DynamicCache(config=self.config)
         return EncoderDecoderCache(cache, DynamicCache()) if self.config.add_cross_attention else cache
 
-    def make_masks(self, inputs_embeds, attention_mask, past_key_values, position_ids) -> dict:
-        """The mask of each type of layer; `generate` brings them ready made for a cache of fixed size.
+    def make_causal_masks(self, inputs_embeds, attention_mask, past_key_values, position_ids) -> dict:
+        """Return one mask for each type of layer: causal for decoders, bidirectional for encoders.
 
-        Both makers read `is_causal` in the config, and show an encoder what comes after a position too.
+        transformers makes them from the padding mask `attention_mask` and from `is_causal` of the config, in the form
+        that the chosen implementation of attention reads:
+
+        eager: `(batch, 1, length, keys)`, 0 where a key is seen and hugely negative where not.
+        sdpa: the same with True and False. Without padding it is `None` for a whole text, to which the kernel applies
+            the triangle itself, and for one new token, which sees all keys. A chunk that continues a cache has a mask.
+        flash attention: only the padding mask, or `None`; its kernel applies the triangle and the window itself.
+        flex attention: a `BlockMask`, from which its kernel is compiled.
+
+        A finished mask, of four dimensions, is used as it is. `generate` brings a dictionary of finished masks for a
+        cache of fixed size. An eager attention that gets `None`, outside a model, builds the triangle itself.
         """
         if isinstance(attention_mask, dict):
             return attention_mask
@@ -229,17 +239,17 @@ class OzymandiasModel(OzymandiasPreTrainedModel):
                 inputs_embeds=inputs_embeds,
                 attention_mask=attention_mask,
                 position_ids=position_ids,
-                **name_cache(getattr(past_key_values, "self_attention_cache", past_key_values)),
+                **{CACHE_NAME: getattr(past_key_values, "self_attention_cache", past_key_values)},
             )
             for layer_type in set(self.config.layer_types)
         }
 
     def make_source_mask(self, inputs_embeds, encoder_attention_mask, encoder_hidden_states) -> torch.Tensor | None:
-        """The mask of cross-attention, which hides the source's padding and nothing else."""
+        """The mask of cross-attention, which hides only the source's padding."""
         if not self.config.add_cross_attention:
             return None
         if encoder_hidden_states is None:
-            raise ValueError("This decoder has cross-attention: give encoder_hidden_states, the output of an encoder.")
+            raise ValueError("This decoder has cross-attention; give encoder_hidden_states, the output of an encoder.")
         return create_bidirectional_mask(
             config=self.config,
             inputs_embeds=inputs_embeds,
@@ -250,8 +260,8 @@ class OzymandiasModel(OzymandiasPreTrainedModel):
     def check_context(self, seen: int | torch.Tensor, position_ids: torch.Tensor):
         """Refuse positions past the end of a learned table, whose own error would name neither text nor table.
 
-        `seen` counts the tokens of the cache and of this call. Only where they are too many are the positions read,
-        which waits for the device: padding on the left can make them fewer.
+        `seen` counts the tokens of the cache and of this call. Padding on the left takes no position, so too many
+        tokens can still fit. Only then are the positions read, because reading them waits for the device.
         """
         longest = self.positions.longest
         if longest is None or torch.compiler.is_compiling():

@@ -1,6 +1,19 @@
-"""A block: attention between the positions, then a feed-forward in each, around one residual stream.
+"""A block: attention between positions, then a feed-forward at each of them, around one residual stream.
 
-A decoder's block beside an encoder has attention to the encoder's output between the two.
+    norm_placement="pre"                  norm_placement="post"
+
+      x ─────────┐                          x ─────────┐
+      │        norm                         │      attention
+      │      attention                      + ─────────┘
+      + ─────────┘                         norm
+      │ ─────────┐                          │ ─────────┐
+      │        norm                         │     feed-forward
+      │     feed-forward                    + ─────────┘
+      + ─────────┘                         norm
+      │                                     │
+      x                                     x
+
+A decoder that reads an encoder's output has a third such step, cross-attention, between the two.
 """
 
 from collections.abc import Callable
@@ -18,14 +31,13 @@ from .positions import Rotation
 
 
 class OzymandiasBlock(GradientCheckpointingLayer):
-    """Attention, then a feed-forward, each as `x = x + sublayer(norm(x))`, or `x = norm(x + sublayer(x))`.
+    """Attention, then a feed-forward, each as `x = x + sublayer(norm(x))` or as `x = norm(x + sublayer(x))`.
 
-    The first is `norm_placement="pre"`, which leaves the residual stream untouched from the first block to the last
-    (Xiong et al., "On Layer Normalization in the Transformer Architecture", 2020, https://arxiv.org/abs/2002.04745);
-    the second is `"post"`, the placement of 2017 (Vaswani et al., https://arxiv.org/abs/1706.03762, section 3.1).
-    Without `use_residual` the `x +` is left out, and with `feed_forward_type="none"` the second half: the first
-    steps of the evolution. Input and output: `(batch, length, hidden)`; `source` is the encoder's output,
-    `(batch, keys, hidden)`.
+    The first is `norm_placement="pre"`, which never normalises the residual stream itself (Xiong et al., "On Layer
+    Normalization in the Transformer Architecture", 2020, https://arxiv.org/abs/2002.04745); the second is `"post"`, the
+    placement of 2017 (Vaswani et al., https://arxiv.org/abs/1706.03762, section 3.1). The first steps of the evolution
+    have no `x +` (`use_residual=False`) and no feed-forward (`feed_forward_type="none"`). Input and output:
+    `(batch, length, hidden)`; `source` is the encoder's output, `(batch, keys, hidden)`.
     """
 
     def __init__(self, config, layer_idx: int):
@@ -33,7 +45,7 @@ class OzymandiasBlock(GradientCheckpointingLayer):
         norm = NORMS[config.norm_type]
         self.attention_norm = norm(config.hidden_size, config.norm_eps)
         self.attention = OzymandiasAttention(config, layer_idx)
-        self.attention.o_proj.writes_residual = config.use_residual  # read where the weights are initialised
+        self.attention.o_proj.writes_residual = config.use_residual  # begins with smaller weights, see `backbone.py`
         self.cross_attention = None
         if config.add_cross_attention:
             self.cross_attention_norm = norm(config.hidden_size, config.norm_eps)
@@ -76,7 +88,7 @@ class OzymandiasBlock(GradientCheckpointingLayer):
         return hidden_states
 
     def around(self, sublayer: Callable, norm: nn.Module, stream: torch.Tensor) -> torch.Tensor:
-        """Put a sublayer's output into the residual stream, or in its place where there is none."""
+        """Add a sublayer's output to the residual stream, with the norm in its place."""
         update = self.dropout(sublayer(stream if self.norm_after else norm(stream)))
         stream = stream + update if self.use_residual else update
         return norm(stream) if self.norm_after else stream

@@ -1,4 +1,4 @@
-"""Files of checkpoints, in a folder or on the Hub, and a quick answer where the Hub cannot be reached."""
+"""Load checkpoints and their files from a folder or the Hub, and fail quickly if the Hub cannot be reached."""
 
 from pathlib import Path
 
@@ -6,32 +6,38 @@ from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, t
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, PreTrainedModel
 
+CONFIG = "config.json"
 PATIENCE = 5  # seconds for the Hub to answer
 AUTO_CLASSES = {"ForMaskedLM": AutoModelForMaskedLM, "ForConditionalGeneration": AutoModelForSeq2SeqLM}
 
 
 def check_reachable(checkpoint: str | Path) -> None:
-    """Ask the Hub once for a checkpoint that is neither a folder nor in the cache.
+    """Check that a checkpoint is a folder with a config, or ask the Hub once unless its cache has the config.
 
-    transformers would ask for half a minute, and print a line at each try.
+    transformers would keep asking for half a minute and print a line at each try.
 
     Raises:
-        OSError: there is no such folder, and the Hub cannot be reached, with the reason.
+        OSError: the folder has no config, there is neither a folder nor a Hub id of this name, or the Hub cannot be
+            reached, with the reason.
     """
     if Path(checkpoint).exists():
+        if not (Path(checkpoint) / CONFIG).is_file():
+            raise OSError(f"{checkpoint} has no {CONFIG}; give the folder of a checkpoint, such as runs/NAME/best.")
         return
     try:
-        if not isinstance(try_to_load_from_cache(str(checkpoint), "config.json"), str):
-            get_hf_file_metadata(hf_hub_url(str(checkpoint), "config.json"), timeout=PATIENCE)
-    except (HfHubHTTPError, HFValidationError):
-        pass  # the Hub has answered, or the name is none of its: transformers says what is wrong
+        if not isinstance(try_to_load_from_cache(str(checkpoint), CONFIG), str):
+            get_hf_file_metadata(hf_hub_url(str(checkpoint), CONFIG), timeout=PATIENCE)
+    except HFValidationError:
+        raise OSError(f"there is no folder {checkpoint}, and a Hub id looks like USER/NAME.") from None
+    except HfHubHTTPError:
+        pass  # the Hub has answered, and transformers reports what is wrong
     except Exception as error:  # the client passes on what its HTTP library raises, which differs by version
         reason = " ".join(str(error).split())
         raise OSError(f"the Hub cannot be reached: {reason}") from None
 
 
 def find_file(checkpoint: str | Path, name: str) -> Path | None:
-    """A file of a checkpoint, fetched if that is on the Hub; none where it lacks the file or cannot be reached."""
+    """A file of a checkpoint, downloaded if the checkpoint is on the Hub; `None` if it is missing or out of reach."""
     if Path(checkpoint).exists():
         path = Path(checkpoint) / name
         return path if path.is_file() else None
@@ -40,14 +46,19 @@ def find_file(checkpoint: str | Path, name: str) -> Path | None:
             return Path(cached)
         get_hf_file_metadata(hf_hub_url(str(checkpoint), name), timeout=PATIENCE)
         return Path(hf_hub_download(str(checkpoint), name))
-    except Exception:  # as above; and a repository without the file, or none at all
+    except Exception:  # as above; or the repository lacks the file or does not exist
         return None
 
 
 def load_model(checkpoint: str | Path, revision: str | None = None, **options) -> PreTrainedModel:
-    """Load a folder or Hub id with the Auto class of its architecture: decoder, encoder or both.
+    """Load a folder or Hub id with the Auto class of its architecture: decoder, encoder or encoder-decoder.
 
-    Code that lies in a checkpoint is never run: without `trust_remote_code=False` transformers asks on the terminal.
+    Code in the checkpoint is never run. `trust_remote_code=False` also keeps transformers from asking on the terminal
+    whether to run it.
+
+    Raises:
+        OSError: it cannot be found or reached.
+        ValueError: its architecture is not known here.
     """
     check_reachable(checkpoint)
     config = AutoConfig.from_pretrained(checkpoint, revision=revision, trust_remote_code=False)

@@ -1,4 +1,4 @@
-"""The three architectures: a stack of blocks, or two, and an output matrix that scores the vocabulary.
+"""The three architectures: one stack of blocks or two, and an output matrix that scores the vocabulary.
 
 Shapes: `batch` texts, `length` tokens of this call, `hidden` the residual stream, `vocab` the tokens to choose from.
 """
@@ -18,7 +18,6 @@ from .backbone import OzymandiasModel
 from .backbone import OzymandiasPreTrainedModel
 from .cache import CACHE_NAME
 from .cache import accept_any_cache
-from .cache import name_cache
 from .configuration_ozymandias import OzymandiasConfig
 from .feed_forward import ACTIVATIONS
 from .feed_forward import load_balancing_loss
@@ -28,7 +27,7 @@ LOGITS_AT_A_TIME = 2**24  # 64 MB in float32
 
 
 def soft_cap(logits: torch.Tensor, cap: float | None) -> torch.Tensor:
-    """`cap * tanh(logits / cap)`: within `cap` on both sides of 0, in the same order. `None` leaves them.
+    """`cap * tanh(logits / cap)`: between `-cap` and `cap`, in the same order. `None` leaves them as they are.
 
     Source: Gemma Team, "Gemma 2", 2024, https://arxiv.org/abs/2408.00118, section 2.
     """
@@ -36,7 +35,7 @@ def soft_cap(logits: torch.Tensor, cap: float | None) -> torch.Tensor:
 
 
 class OzymandiasForCausalLM(OzymandiasPreTrainedModel, GenerationMixin):
-    """The decoder: the logits of the next token at every position, and `generate`.
+    """The decoder: logits of the next token at every position, and `generate`.
 
     Example:
 
@@ -59,8 +58,8 @@ class OzymandiasForCausalLM(OzymandiasPreTrainedModel, GenerationMixin):
         super().__init__(config)
         if not config.is_causal or config.add_cross_attention:
             raise ValueError(
-                "OzymandiasForCausalLM is a decoder alone, and this config is of an encoder (is_causal=False) or has "
-                "one beside it: load it with AutoModelForMaskedLM or AutoModelForSeq2SeqLM."
+                "OzymandiasForCausalLM is a decoder without encoder, and this config describes an encoder "
+                "(is_causal=False) or has one: load it with AutoModelForMaskedLM or AutoModelForSeq2SeqLM."
             )
         self.model = OzymandiasModel(config)
         self.vocab_size = config.vocab_size
@@ -86,10 +85,10 @@ class OzymandiasForCausalLM(OzymandiasPreTrainedModel, GenerationMixin):
 
         Args:
             labels: `(batch, length)`, the input ids themselves (they are shifted here), -100 where nothing is to be
-                learned. The loss is in nats, the mean over the labels, or their sum divided by `num_items_in_batch`.
-            logits_to_keep: make the logits of that many last positions only, 0 for all, or of these positions.
-            skip_logits: give the loss alone. With a large vocabulary `(batch, length, vocab)` logits and their
-                gradient are most of the memory of training; here they exist for a few tokens at a time.
+                learned. The loss is in nats: the mean over the labels, or their sum divided by `num_items_in_batch`.
+            logits_to_keep: compute the logits of this many last positions (0 is all), or of these positions.
+            skip_logits: return only the loss. With a large vocabulary the `(batch, length, vocab)` logits and their
+                gradient take most of the memory of training; here they exist for a few tokens at a time.
 
         The other arguments are those of [`OzymandiasModel`].
         """
@@ -106,8 +105,8 @@ class OzymandiasForCausalLM(OzymandiasPreTrainedModel, GenerationMixin):
         if skip_logits:
             loss = self.loss_without_logits(outputs.last_hidden_state, labels, **kwargs)
         else:
-            kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-            logits = self.lm_head(outputs.last_hidden_state[:, kept, :])  # (batch, kept, vocab)
+            scored = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+            logits = self.lm_head(outputs.last_hidden_state[:, scored, :])  # (batch, scored, vocab)
             logits = soft_cap(logits, self.config.final_logit_softcapping)
             if labels is not None:
                 loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
@@ -135,16 +134,16 @@ class OzymandiasForCausalLM(OzymandiasPreTrainedModel, GenerationMixin):
         num_items_in_batch: int | torch.Tensor | None = None,
         **kwargs,
     ) -> torch.Tensor:
-        """The loss of `(batch, length, hidden)`, from a few rows of logits at a time.
+        """The loss of `(batch, length, hidden)`, computed from a few rows of logits at a time.
 
         Raises:
-            ValueError: no labels, a soft cap, which torch's function does not have, or a torch without that function.
+            ValueError: no labels, a soft cap, which torch's function cannot apply, or a torch without that function.
         """
         if labels is None or self.config.final_logit_softcapping or not hasattr(nn, "LinearCrossEntropyOptions"):
             raise ValueError("skip_logits needs labels, no final_logit_softcapping, and torch 2.13 or newer.")
         if shift_labels is None:
             shift_labels = nn.functional.pad(labels, (0, 1), value=-100)[:, 1:]
-        # torch's own choice, logits as large as their input, is a few rows for a narrow model, and crawls.
+        # By default torch makes logits as large as their input: a few rows for a narrow model, which is very slow.
         rows = max(1, LOGITS_AT_A_TIME // self.config.vocab_size)
         loss = nn.functional.linear_cross_entropy(
             hidden_states.flatten(0, 1),
@@ -159,7 +158,7 @@ class OzymandiasForCausalLM(OzymandiasPreTrainedModel, GenerationMixin):
 class PredictionHead(nn.Module):
     """`norm(act(W x + b))`: what BERT does before its output matrix. Input and output: `(batch, length, hidden)`.
 
-    Source: Devlin et al., "BERT", 2018, https://arxiv.org/abs/1810.04805; it stands in its code alone.
+    Source: the code of Devlin et al., "BERT", 2018, https://arxiv.org/abs/1810.04805; the paper does not mention it.
     """
 
     def __init__(self, config: OzymandiasConfig):
@@ -173,10 +172,10 @@ class PredictionHead(nn.Module):
 
 
 class OzymandiasForMaskedLM(OzymandiasPreTrainedModel):
-    """The encoder: the logits of the token that stands at each position, learned from texts with some masked.
+    """The encoder: logits of the token at each position, learned from texts in which some tokens are masked.
 
-    Source: Devlin et al., "BERT", 2018, https://arxiv.org/abs/1810.04805, section 3.1. Biases of the head are there
-    where those of the feed-forward are (`mlp_bias`).
+    Source: Devlin et al., "BERT", 2018, https://arxiv.org/abs/1810.04805, section 3.1. `mlp_bias` gives the head biases
+    as it does the feed-forward.
     """
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
@@ -201,10 +200,10 @@ class OzymandiasForMaskedLM(OzymandiasPreTrainedModel):
         labels: torch.LongTensor | None = None,
         **kwargs,
     ) -> MaskedLMOutput:
-        """Run the model and score the tokens at their own positions.
+        """Run the model and score the token at each position.
 
         Args:
-            labels: `(batch, length)`, the tokens that were masked, and -100 everywhere else. The loss is in nats.
+            labels: `(batch, length)`, the tokens that are masked, and -100 everywhere else. The loss is in nats.
 
         The other arguments are those of [`OzymandiasModel`].
         """
@@ -227,7 +226,7 @@ class OzymandiasForMaskedLM(OzymandiasPreTrainedModel):
 
 
 class OzymandiasForConditionalGeneration(OzymandiasPreTrainedModel, GenerationMixin):
-    """The encoder-decoder: an encoder reads a source, and a decoder that sees it writes the target.
+    """The encoder-decoder: the encoder reads a source, and the decoder, which sees it, writes the target.
 
     Source: Vaswani et al., "Attention Is All You Need", 2017, https://arxiv.org/abs/1706.03762, section 3. Both
     stacks and the output share one matrix, as there (section 3.4).
@@ -274,11 +273,11 @@ class OzymandiasForConditionalGeneration(OzymandiasPreTrainedModel, GenerationMi
         use_cache: bool | None = None,
         **kwargs,
     ) -> Seq2SeqLMOutput:
-        """Read the source, unless its `encoder_outputs` are given, and score the next tokens of the target.
+        """Read the source, unless the caller brings its `encoder_outputs`, and score the next tokens of the target.
 
         Args:
             input_ids: the source, `(batch, keys)`.
-            decoder_input_ids: the target up to now, `(batch, length)`; made from `labels` where missing.
+            decoder_input_ids: the target so far, `(batch, length)`; by default `labels`, shifted.
             labels: the target, `(batch, length)`, -100 where nothing is to be learned; the loss is in nats.
 
         The other arguments are those of [`OzymandiasModel`].
@@ -305,12 +304,12 @@ class OzymandiasForConditionalGeneration(OzymandiasPreTrainedModel, GenerationMi
         logits = self.lm_head(outputs.last_hidden_state)  # (batch, length, vocab)
         logits = soft_cap(logits, self.config.final_logit_softcapping)
         loss = None
-        if labels is not None:  # the decoder's input is shifted, so these are not
+        if labels is not None:  # not shifted, because the decoder's input is
             loss = self.loss_function(logits, labels, self.config.vocab_size, shift_labels=labels, **kwargs)
         return Seq2SeqLMOutput(
             loss=loss,
             logits=logits,
-            **name_cache(outputs.get(CACHE_NAME)),
+            **{CACHE_NAME: outputs.get(CACHE_NAME)},
             decoder_hidden_states=outputs.hidden_states,
             decoder_attentions=outputs.attentions,
             cross_attentions=outputs.cross_attentions,
@@ -320,17 +319,17 @@ class OzymandiasForConditionalGeneration(OzymandiasPreTrainedModel, GenerationMi
         )
 
     def prepare_decoder_input_ids_from_labels(self, labels: torch.LongTensor) -> torch.LongTensor:
-        """The decoder's input `(batch, length)`: `labels` moved on by one, after `decoder_start_token_id`.
+        """The decoder's input `(batch, length)`: `decoder_start_token_id`, then `labels` without the last.
 
         Raises:
             ValueError: the config names no `decoder_start_token_id`.
         """
         start, padding = self.config.decoder_start_token_id, self.config.pad_token_id
         if start is None:
-            raise ValueError("The decoder has nothing to begin with; set decoder_start_token_id in the config.")
-        moved = labels.roll(1, dims=-1)
-        moved[:, 0] = start
-        return moved.masked_fill(moved == -100, 0 if padding is None else padding)
+            raise ValueError("The decoder has no first token; set decoder_start_token_id in the config.")
+        shifted = labels.roll(1, dims=-1)
+        shifted[:, 0] = start
+        return shifted.masked_fill(shifted == -100, 0 if padding is None else padding)
 
 
 def model_class(config: OzymandiasConfig) -> type[OzymandiasPreTrainedModel]:

@@ -1,4 +1,4 @@
-"""Building tokenizers, and encoding with them."""
+"""Build tokenizers and encode texts with them."""
 
 from .bpe import build_bpe_tokenizer
 from .character import build_character_tokenizer

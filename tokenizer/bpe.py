@@ -1,30 +1,33 @@
-"""Byte-pair encoding: tokens are the byte sequences that the training text repeats most.
+"""Byte-pair encoding: the tokens are the byte sequences that are most frequent in the training text.
 
     >>> tokenizer = build_bpe_tokenizer("the cat sat on the mat, the cat sat", vocab_size=262)
     >>> tokenizer.tokenize("the rat sat")
     ['the', 'Ġ', 'r', 'at', 'Ġ', 's', 'at']
 
-It begins with the 256 bytes, so that nothing is unknown, and joins the commonest pair of neighbours into a new token
-until the vocabulary is full. `Ġ` stands for the byte of a space. `tokenizer.byte_pairs` does the same by hand, and
-shows every merge. Source: Sennrich et al., "Neural Machine Translation of Rare Words with Subword Units", 2016,
+It begins with the 256 bytes, so no text is unknown, and merges the most frequent pair of neighbours into a new token
+until the vocabulary is full. `Ġ` stands for the byte of a space. `byte_pairs.py` is the same algorithm written out,
+and shows every merge. Source: Sennrich et al., "Neural Machine Translation of Rare Words with Subword Units", 2016,
 https://arxiv.org/abs/1508.07909; on bytes: Radford et al., "Language Models are Unsupervised Multitask Learners", 2019.
 """
 
+import regex
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from .character import BEGIN, END, MASK, PADDING, wrap
 
-# No token crosses the border of two words: an ending, a Chinese character, a word, a number, or signs, the last three
-# with a space before them; line ends; other white space, of which the last belongs to the next word. These are GPT-2's
-# rules, but line ends stand by themselves, a Chinese character is a word, and an apostrophe may be curly.
+# No token crosses the border between two pieces: an English ending after an apostrophe; a Chinese character; a word, a
+# number or punctuation, each with a space before it; line ends; other white space, without its last character if a word
+# follows. These are GPT-2's rules, but line ends are pieces of their own, so are Chinese characters, and an apostrophe
+# may be curly.
 HAN = "\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 WORD = (
     rf"['’](?:s|t|re|ve|m|ll|d)(?![\p{{L}}\p{{N}}])|[{HAN}]| ?(?:(?![{HAN}])\p{{L}})+| ?\p{{N}}+| ?[^\s\p{{L}}\p{{N}}]+"
     r"|\n+|[^\S\n]+(?!\S)|[^\S\n]+"
 )
-VOCAB_SIZE = 1024  # tokens, where nobody says how many
+WORDS = regex.compile(WORD)
+VOCAB_SIZE = 1024  # default number of tokens
 BYTE_OF = {character: byte for byte, character in bytes_to_unicode().items()}  # `Ġ` is 32
 PRE_TOKENIZER = pre_tokenizers.Sequence(
     [
@@ -38,14 +41,14 @@ def build_bpe_tokenizer(text: str, vocab_size: int, with_mask: bool = False) -> 
     """Train a byte-level BPE on a text.
 
     Args:
-        vocab_size: tokens in all: the special ones, 256 bytes, and merges. A short text may have fewer.
+        vocab_size: the total number of tokens: special ones, 256 bytes and merges. A short text may give fewer.
         with_mask: as in [`build_character_tokenizer`].
 
     Raises:
         ValueError: an empty text, or a vocabulary too small for the bytes.
     """
     if not text:
-        raise ValueError("A tokenizer cannot be built from an empty text; give it the text to train on.")
+        raise ValueError("A tokenizer cannot be built from an empty text; give a text to train on.")
     special = [BEGIN, END, PADDING] + ([MASK] if with_mask else [])
     if vocab_size < len(special) + 256:
         raise ValueError(

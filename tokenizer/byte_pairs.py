@@ -1,4 +1,4 @@
-"""Byte-pair encoding by hand: the same merges and ids as the library's (`bpe.py`), in a page that can be read.
+"""Byte-pair encoding written out: the same merges and ids as the library's (`bpe.py`), on one page.
 
     >>> pairs = BytePairs.train("the cat sat on the mat, the cat sat", vocab_size=262)
     >>> pairs.merges
@@ -15,18 +15,16 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from itertools import pairwise
 
-import regex
-
-from .bpe import BYTE_OF, WORD
+from .bpe import BYTE_OF, WORDS
 from .character import BEGIN, END, PADDING
 
 SPECIAL = [BEGIN.encode(), END.encode(), PADDING.encode()]
-# The library numbers the bytes by the characters that it writes them with.
+# The library orders the bytes by the characters that it writes them as.
 BYTES = [bytes([BYTE_OF[character]]) for character in sorted(BYTE_OF)]
 
 
 class BytePairs:
-    """A byte-pair encoding: the bytes of every token by its id, and the pairs that were joined, in order."""
+    """A byte-pair encoding: the bytes of every token by its id, and the merged pairs in their order."""
 
     def __init__(self, tokens: list[bytes], merges: list[tuple[bytes, bytes]]):
         self.tokens, self.merges = tokens, merges
@@ -35,43 +33,43 @@ class BytePairs:
 
     @classmethod
     def train(cls, text: str, vocab_size: int) -> "BytePairs":
-        """Join the commonest pair of neighbours in the words of a text until there are `vocab_size` tokens.
+        """Merge the most frequent pair of neighbours in the words of a text until there are `vocab_size` tokens.
 
-        Among pairs that are equally common the one with the smaller ids comes first.
+        Among equally frequent pairs the one with the smaller ids comes first.
         """
         tokens, merges = SPECIAL + BYTES, []
         ids = {token: id for id, token in enumerate(tokens)}
-        counts = Counter(regex.findall(WORD, text))
+        counts = Counter(WORDS.findall(text))
         words = [[ids[bytes([byte])] for byte in word.encode()] for word in counts]
-        times = list(counts.values())
-        common, where = Counter(), defaultdict(set)  # how often a pair occurs, and in which words
+        repeats = list(counts.values())
+        frequency, where = Counter(), defaultdict(set)  # how often each pair occurs, and in which words
         for index, word in enumerate(words):
             for pair in pairwise(word):
-                common[pair] += times[index]
+                frequency[pair] += repeats[index]
                 where[pair].add(index)
-        heap = [(-count, pair) for pair, count in common.items()]
+        heap = [(-count, pair) for pair, count in frequency.items()]
         heapq.heapify(heap)
         while heap and len(tokens) < vocab_size:
             count, pair = heapq.heappop(heap)
-            if -count != common[pair]:  # it was counted before other merges took some of it away
-                if common[pair] > 0:
-                    heapq.heappush(heap, (-common[pair], pair))
+            if -count != frequency[pair]:  # out of date: other merges have used up some of its pairs
+                if frequency[pair] > 0:
+                    heapq.heappush(heap, (-frequency[pair], pair))
                 continue
             left, right = (tokens[id] for id in pair)
             merges.append((left, right))
-            if left + right not in ids:  # else another pair has made the same token already
+            if left + right not in ids:  # else another pair has already made the same token
                 ids[left + right] = len(tokens)
                 tokens.append(left + right)
             new = set()
             for index in where.pop(pair):
                 for changed, change in join(words[index], pair, ids[left + right]):
-                    common[changed] += change * times[index]
+                    frequency[changed] += change * repeats[index]
                     if change > 0:
                         where[changed].add(index)
                         new.add(changed)
             for changed in new:
-                if common[changed] > 0:
-                    heapq.heappush(heap, (-common[changed], changed))
+                if frequency[changed] > 0:
+                    heapq.heappush(heap, (-frequency[changed], changed))
         return cls(tokens, merges)
 
     def steps(self, word: str) -> Iterator[list[bytes]]:
@@ -86,21 +84,21 @@ class BytePairs:
             yield list(pieces)
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text: of each word, what is left after the last merge."""
+        """The ids of a text: for each word those of its pieces after the last merge."""
         known: dict[str, list[int]] = {}
-        for word in (words := regex.findall(WORD, text)):
+        for word in (words := WORDS.findall(text)):
             if word not in known:
                 *_, pieces = self.steps(word)
                 known[word] = [self.ids[piece] for piece in pieces]
         return [id for word in words for id in known[word]]
 
     def decode(self, ids: list[int]) -> str:
-        """The text of some ids; bytes that are no character become U+FFFD."""
+        """The text of some ids; bytes that do not form a character become U+FFFD."""
         return b"".join(self.tokens[id] for id in ids).decode(errors="replace")
 
 
 def join(word: list[int], pair: tuple[int, int], new: int) -> Iterator[tuple[tuple[int, int], int]]:
-    """Put `new` in the place of each `pair` in a word, left to right, and yield by how much other pairs change."""
+    """Replace each `pair` in a word by `new`, left to right, and yield how the counts of other pairs change."""
     place = 0
     while place < len(word) - 1:
         if (word[place], word[place + 1]) == pair:

@@ -1,10 +1,10 @@
-"""The character tokenizer: one token a character of the training text, and bytes for every other character.
+"""The character tokenizer: one token for each character of the training text, and bytes for every other character.
 
     >>> tokenizer = build_character_tokenizer("To be, or not to be")
     >>> tokenizer.tokenize("to 诗")
     ['t', 'o', ' ', '<0xE8>', '<0xAF>', '<0x97>']
 
-It is a Hugging Face fast tokenizer and is saved as `tokenizer.json`.
+It is a fast tokenizer of transformers, saved as `tokenizer.json`.
 """
 
 from collections import Counter
@@ -20,20 +20,20 @@ def build_character_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """Make a tokenizer whose vocabulary is the special tokens, the 256 bytes and the characters of `text`.
 
-    It is a byte-pair encoding without a single merge: that leaves characters, and its byte fallback (the one that
-    Llama's tokenizer has) leaves nothing unknown, so that every string comes back from its ids unchanged. The special
-    tokens are never added by themselves, since training texts are continuous.
+    It is a byte-pair encoding without merges, which leaves single characters. Its byte fallback, as in Llama's
+    tokenizer, covers all others, so every string can be decoded from its ids unchanged. Special tokens are never added
+    automatically, because training texts are continuous.
 
     Args:
-        vocab_size: tokens in all, of which the characters are the commonest; the rest is written in bytes. Chinese has
-            thousands of characters that a text uses once or twice. By default every character has a token.
-        with_mask: have a token, `<|mask|>`, the last, that stands for a hidden one, as an encoder needs.
+        vocab_size: the total number of tokens. The most frequent characters get one and the rest is written in bytes,
+            because a Chinese text uses thousands of characters only once or twice. By default every character has one.
+        with_mask: add a last token, `<|mask|>`, that stands for a hidden one, as an encoder needs.
 
     Raises:
         ValueError: an empty text, which has no vocabulary, or a vocabulary too small for the bytes.
     """
     if not text:
-        raise ValueError("A tokenizer cannot be built from an empty text; give it the text to train on.")
+        raise ValueError("A tokenizer cannot be built from an empty text; give a text to train on.")
     tokens = [BEGIN, END, PADDING] + [f"<0x{byte:02X}>" for byte in range(256)]
     masks = [MASK] if with_mask else []
     room = None if vocab_size is None else vocab_size - len(tokens) - len(masks)
@@ -42,8 +42,8 @@ def build_character_tokenizer(
             f"vocab_size ({vocab_size}) leaves no room for the special tokens and 256 bytes; "
             f"give at least {vocab_size - room}."
         )
-    commonest = sorted(Counter(text).items(), key=lambda item: (-item[1], item[0]))[:room]
-    tokens += sorted(character for character, _ in commonest) + masks
+    frequent = sorted(Counter(text).items(), key=lambda item: (-item[1], item[0]))[:room]
+    tokens += sorted(character for character, _ in frequent) + masks
     vocabulary = {token: index for index, token in enumerate(tokens)}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], byte_fallback=True))
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
@@ -56,13 +56,13 @@ def is_byte(token: str) -> bool:
 
 
 def wrap(tokenizer: Tokenizer, with_mask: bool) -> PreTrainedTokenizerFast:
-    """A tokenizer as transformers uses it."""
+    """Wrap a tokenizer of the tokenizers library for transformers."""
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token=BEGIN,
         eos_token=END,
         pad_token=PADDING,
         mask_token=MASK if with_mask else None,
-        padding_side="left",  # generation continues at the right end
+        padding_side="left",  # a text is continued at its right end
         clean_up_tokenization_spaces=False,  # "a ." and "a." are different texts
     )

@@ -1,13 +1,12 @@
-"""From texts to arrays of ids and back to bytes, for whole corpora.
+"""Encode whole corpora to arrays of ids, and decode single tokens to bytes.
 
-What spells a special token in a corpus is text: a story that says "<|end|>" does not end there.
+In a corpus a special token is plain text: a story that contains "<|end|>" does not end there.
 
-A text repeats itself: the tokenizer is asked once for each piece of it (a character, or a word), which makes it several
+Texts repeat themselves, so the tokenizer encodes each distinct piece (a character or a word) only once. That is several
 times as fast and gives the same ids.
 """
 
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from itertools import chain
@@ -16,16 +15,10 @@ import numpy as np
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from .bpe import BYTE_OF, HAN, PRE_TOKENIZER
+from .bpe import BYTE_OF, PRE_TOKENIZER, WORDS
 from .character import is_byte
 
-# `bpe.WORD` for Python's own `re`, which is faster. Here numbers may stand with letters: each border is one of WORD's.
-SPACE = "\t\v-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"  # but for the line end
-WORDS = re.compile(
-    rf"['’](?:s|t|re|ve|m|ll|d)(?![^\W_])|[{HAN}]| ?[^\W_{HAN}]+| ?(?:[^\w\n{SPACE}]|_)+"
-    rf"|\n+|[{SPACE}]+(?![^\n{SPACE}])|[{SPACE}]+"
-)
-SECTION = 100_000  # characters encoded at once: a list of pieces takes many times the memory of their ids
+SECTION = 100_000  # characters encoded at once, because a list of pieces takes far more memory than their ids
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> np.ndarray:
@@ -36,7 +29,7 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> np.ndarray:
 
 
 def sections(text: str) -> Iterator[str]:
-    """A text in parts that are encoded each by itself."""
+    """Split a text into parts that can be encoded separately."""
     begin = 0
     while begin < len(text):
         end = section_end(text, begin)
@@ -47,8 +40,8 @@ def sections(text: str) -> Iterator[str]:
 def section_end(text: str, begin: int = 0) -> int:
     """Where the section that starts at `begin` ends: after line ends, or at the end of the text.
 
-    This project's tokenizers have no token that goes on after line ends. Others may have some, and a stream that cuts
-    its text at the same places has the same ids all the same.
+    No token of this project's tokenizers goes past line ends. Those of others may, but a stream that cuts its text at
+    the same places still gets the same ids.
     """
     end = text.find("\n", begin + SECTION)
     if end < 0:
@@ -61,10 +54,10 @@ def section_end(text: str, begin: int = 0) -> int:
 def encode_batch(
     tokenizer: PreTrainedTokenizerBase, texts: list[str], end: list[int] = (), known: dict | None = None
 ) -> np.ndarray:
-    """The ids of texts one after the other, `end` after each: `(length,)`, in the smallest type that holds them.
+    """The ids of several texts in a row, each followed by `end`: `(length,)`, in the smallest type that holds them.
 
     Args:
-        known: the ids, as they are stored, of pieces that were met before; the new ones are added.
+        known: the ids of pieces seen before, as bytes; new pieces are added to it.
     """
     known = {} if known is None else known
     cut = cutter(tokenizer.backend_tokenizer)
@@ -73,16 +66,16 @@ def encode_batch(
     new = list(set(chain.from_iterable(pieces)).difference(known))
     stored = (np.array(ids, dtype).tobytes() for ids in encode_pieces(tokenizer, new))
     known.update(zip(new, stored, strict=True))
-    # Bytes are joined without a look at each id.
+    # Joining bytes is fast, because Python never touches the single ids.
     after = np.array(end, dtype).tobytes()
     ids = (chain(map(known.__getitem__, of_text), [after]) for of_text in pieces)
     return np.frombuffer(bytearray().join(chain.from_iterable(ids)), dtype)
 
 
 def encode_pieces(tokenizer: PreTrainedTokenizerBase, pieces: list[str]) -> Iterable[list[int]]:
-    """The ids of each of some texts."""
-    backend = tokenizer.backend_tokenizer  # leaves out what nobody asks for here, which takes most of the time
-    # Set only where it is otherwise: a setter fails while another thread encodes.
+    """The ids of each piece."""
+    backend = tokenizer.backend_tokenizer  # skips masks and offsets, which would take most of the time
+    # Set only if necessary, because a setter fails while another thread encodes.
     if not backend.encode_special_tokens:
         backend.encode_special_tokens = True
     if backend.padding is not None:
@@ -94,7 +87,7 @@ def encode_pieces(tokenizer: PreTrainedTokenizerBase, pieces: list[str]) -> Iter
 
 @lru_cache(maxsize=32)
 def cutter(backend: Tokenizer) -> Callable[[str], list[str]]:
-    """How a tokenizer lets texts be cut: into characters or words where it is one of ours, else not at all."""
+    """How to split texts for a tokenizer: into characters or words for one of this project's, else not at all."""
     parts = json.loads(backend.to_str())
     plain = parts["normalizer"] is None and all(token["special"] for token in parts["added_tokens"])
     if plain and parts["model"]["type"] == "BPE":
@@ -106,7 +99,7 @@ def cutter(backend: Tokenizer) -> Callable[[str], list[str]]:
 
 
 def token_bytes(tokenizer: PreTrainedTokenizerBase, token: int) -> bytes:
-    """The bytes that a token stands for: one or some of a character's, a character, or many."""
+    """The bytes that a token stands for: some of a character's bytes, a character, or many characters."""
     piece = tokenizer.convert_ids_to_tokens(token)
     if type(tokenizer.backend_tokenizer.decoder).__name__ == "ByteLevel":
         return bytes(BYTE_OF[character] for character in piece)

@@ -1,18 +1,17 @@
-"""Show how a tokenizer cuts a text.
+"""Show how a tokenizer splits a text.
 
-python -m tokenizer.show "The Emerald City"                       # by the tokenizer of the English model
-python -m tokenizer.show "春眠不觉晓" --tokenizer runs/mine/best    # of a checkpoint, or of the Hub
-python -m tokenizer.show "the moon" --learn my.txt --vocab_size 400   # of one learned from a text, merge by merge
+python -m tokenizer.show "The Emerald City"                          # with the tokenizer of the English model
+python -m tokenizer.show "春眠不觉晓" --tokenizer runs/mine/best       # with that of a checkpoint or Hub id
+python -m tokenizer.show "the moon" --learn my.txt --vocab_size 400  # with one learned from a text, merge by merge
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-import regex
 from transformers import PreTrainedTokenizerFast
 
-from .bpe import VOCAB_SIZE, WORD
+from .bpe import VOCAB_SIZE, WORDS
 from .byte_pairs import BytePairs
 from .encode import encode_text, token_bytes
 
@@ -20,7 +19,7 @@ ENGLISH = Path(__file__).parent.parent / "space" / "checkpoints" / "english"
 
 
 def show_pieces(pieces: list[tuple[int, bytes]], text: str) -> str:
-    """A line for each token: its id, its bytes in hexadecimal, and the text that they are, if they are whole."""
+    """A line for each token: its id, its bytes in hexadecimal, and their text if they form whole characters."""
     lines = [f"{'id':>6}  {'bytes':<24}  text"]
     for id, data in pieces:
         try:
@@ -40,7 +39,7 @@ def show_pieces(pieces: list[tuple[int, bytes]], text: str) -> str:
 def show_merges(pairs: BytePairs, text: str) -> str:
     """Each word of a text from its bytes to its tokens, a line for every merge."""
     lines = []
-    for word in dict.fromkeys(regex.findall(WORD, text)):
+    for word in dict.fromkeys(WORDS.findall(text)):
         lines.append(repr(word))
         lines += ["    " + " ".join(repr(piece)[1:] for piece in pieces) for pieces in pairs.steps(word)]
     return "\n".join(lines)
@@ -48,16 +47,16 @@ def show_merges(pairs: BytePairs, text: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("text", help="the text to cut")
+    parser.add_argument("text", help="the text to split")
     parser.add_argument("--tokenizer", default=str(ENGLISH), help="a folder or Hub id (default: the English model's)")
-    parser.add_argument("--learn", type=Path, metavar="FILE", help="learn a byte-pair encoding from this text instead")
-    parser.add_argument("--vocab_size", type=int, default=VOCAB_SIZE, help="of what is learned (default %(default)s)")
+    parser.add_argument("--learn", type=Path, metavar="FILE", help="learn byte pairs from this text instead")
+    parser.add_argument("--vocab_size", type=int, default=VOCAB_SIZE, help="tokens to learn (default %(default)s)")
     arguments = parser.parse_args()
     if arguments.learn:
         try:
             pairs = BytePairs.train(arguments.learn.read_text(encoding="utf-8"), arguments.vocab_size)
         except (OSError, UnicodeDecodeError) as error:
-            sys.exit(f"error: {arguments.learn} cannot be read as UTF-8 text ({error}).")
+            sys.exit(f"error: {arguments.learn} cannot be read as UTF-8 text ({error}); give a text file.")
         print(show_merges(pairs, arguments.text), end="\n\n")
         print(show_pieces([(id, pairs.tokens[id]) for id in pairs.encode(arguments.text)], arguments.text))
         return

@@ -1,6 +1,6 @@
 """Build a tokenizer from a text and save it.
 
-python -m tokenizer.train my.txt --output my-tokenizer                              # one token a character
+python -m tokenizer.train my.txt --output my-tokenizer                              # one token for each character
 python -m tokenizer.train my.txt --output my-tokenizer --kind bpe --vocab_size 2048
 """
 

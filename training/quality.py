@@ -7,9 +7,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from tokenizer import bpe
 from training.command import UserError
 
-HAN = r"[\u3400-\u9fff\U00020000-\U0003ffff]"
+HAN = f"[{bpe.HAN}]"
 WORD = re.compile(rf"{HAN}|[^\W\d_]+(?:['’][^\W\d_]+)*")
 PART = 1 << 20  # characters looked through at once
 GRAM = 8  # words in a row that two texts have in common by copying, and hardly by chance

@@ -1,6 +1,7 @@
-"""A character vocabulary as a SentencePiece file, which llama.cpp's converter reads.
+"""Write a character vocabulary as a SentencePiece file, which llama.cpp's converter reads.
 
-It knows a `tokenizer.json` of Qwen3 or Llama by the split into words that those have, and ours splits into characters.
+The converter recognises a `tokenizer.json` of Qwen3 or Llama by how it splits text into words, and ours splits it into
+characters.
 """
 
 import json
@@ -9,35 +10,32 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 NORMAL, UNKNOWN, CONTROL, BYTE = 1, 2, 3, 6  # SentencePiece's kinds of piece
-SPACE = "▁"  # how it writes a space
+SPACE = "▁"  # how SentencePiece writes a space
+BYTE_TOKENS = {f"<0x{byte:02X}>" for byte in range(256)}
 
 
 def is_character_level(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether a tokenizer has one token a character, with bytes for the rest, and nothing longer."""
+    """Whether a tokenizer has a token for each byte, and all others are single characters."""
     vocabulary = tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens)
-    return "<0x00>" in vocabulary and all(len(token) == 1 or is_byte(token) for token in vocabulary)
-
-
-def is_byte(token: str) -> bool:
-    """Whether a token stands for a byte, `<0x00>` to `<0xFF>`."""
-    return len(token) == 6 and token.startswith("<0x") and token.endswith(">")
+    return vocabulary >= BYTE_TOKENS and all(len(token) == 1 for token in vocabulary - BYTE_TOKENS)
 
 
 def save_sentencepiece_model(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write `tokenizer.model`, with the ids of a character-level `tokenizer`, into the folder of its other files.
 
-    Their config is made to say that nothing is put before a text: the converter would assume a space and a begin token.
+    It also sets in their config that nothing is put before a text. The converter would otherwise assume a space and a
+    begin token.
 
     Raises:
-        ImportError: the package `protobuf`, in which SentencePiece keeps its files, is not installed.
+        ImportError: the package `protobuf`, which reads and writes SentencePiece's format, is not installed.
     """
     from transformers.utils import sentencepiece_model_pb2_new as sentencepiece  # needs protobuf
 
     model = sentencepiece.ModelProto()
     for token, _ in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]):
-        # SentencePiece must have one unknown piece; as bytes stand for every character, it is never used.
+        # SentencePiece requires an unknown piece. It is never used, because bytes cover every character.
         kind = UNKNOWN if token == tokenizer.pad_token else CONTROL if token in tokenizer.all_special_tokens else NORMAL
-        model.pieces.add(piece=token.replace(" ", SPACE), score=0.0, type=BYTE if is_byte(token) else kind)
+        model.pieces.add(piece=token.replace(" ", SPACE), score=0.0, type=BYTE if token in BYTE_TOKENS else kind)
     model.trainer_spec.model_type = model.trainer_spec.BPE
     model.trainer_spec.vocab_size = len(model.pieces)
     model.trainer_spec.byte_fallback = True

@@ -6,10 +6,11 @@ import logging
 import pytest
 import torch
 from transformers import DynamicCache
+from transformers.modeling_outputs import CausalLMOutput
 from transformers.utils import logging as transformers_logging
 
 from modeling import OzymandiasForCausalLM, OzymandiasForConditionalGeneration, OzymandiasForMaskedLM, preset_config
-from modeling.cache import CACHE_NAME
+from modeling.cache import CACHE_NAME, find_cache_name
 from tests.conftest import VOCAB, ids, random_model
 
 GREEDY = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": None}
@@ -35,6 +36,11 @@ def test_a_cache_is_used_under_any_name(name, stack):
     last = model(**{inputs: x[:, 8:]}, **start, **{name: cache}, use_cache=True)
     torch.testing.assert_close(last[0], whole[:, 8:], atol=5e-5, rtol=1e-4)
     assert last[CACHE_NAME] is cache
+
+
+def test_a_transformers_without_a_cache_says_so():
+    with pytest.raises(ImportError, match=r"transformers .*CausalLMOutput has no field of type Cache"):
+        find_cache_name(CausalLMOutput)
 
 
 def test_two_caches_are_refused():

@@ -5,9 +5,12 @@ import math
 
 import pytest
 import torch
+from torch import nn
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from modeling import PRESETS, OzymandiasConfig, OzymandiasForCausalLM, preset_config
+from modeling.feed_forward import FEED_FORWARDS, GatedMLP
+from modeling.normalization import NORMS, Norm
 from tests.conftest import VOCAB, ids, random_model
 
 presets = pytest.mark.parametrize("preset", PRESETS)
@@ -264,6 +267,62 @@ def test_every_option_keeps_the_contract(option, tmp_path):
     model.train()
     model(x, labels=x).loss.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+class HalfNorm(Norm):
+    """`y = x / (1 + |x|) * weight + shift`: a norm as a reader would add it, with a parameter of its own."""
+
+    def __init__(self, size: int, eps: float):
+        super().__init__(size, eps)
+        self.shift = nn.Parameter(torch.full((size,), 0.5))
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        nn.init.constant_(self.shift, 0.5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.weight * x / (1 + x.abs()) + self.shift
+
+
+class BilinearMLP(GatedMLP):
+    """`down(gate(x) * up(x))`, the README's example of a new feed-forward."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down_proj(self.gate_proj(x) * self.up_proj(x))
+
+
+@pytest.fixture
+def additions(monkeypatch) -> dict:
+    """The one line for each new part, and the fields that choose them."""
+    monkeypatch.setitem(NORMS, "half", HalfNorm)
+    monkeypatch.setitem(FEED_FORWARDS, "bilinear", BilinearMLP)
+    return {"norm_type": "half", "feed_forward_type": "bilinear"}
+
+
+def test_a_part_is_added_by_one_line(additions, tmp_path):
+    model = build("modern", **additions)
+    assert model.config.intermediate_size == 344  # three matrices, as many weights as an MLP's two
+    torch.manual_seed(0)
+    fresh = OzymandiasForCausalLM(model.config)
+    block = fresh.model.layers[0]
+    assert abs(float(block.feed_forward.down_proj.weight.std()) - 0.02 / 8**0.5) < 1e-3
+    assert block.attention_norm.shift.unique().tolist() == [0.5]
+    assert "HalfNorm(128, eps=1e-05)" in str(fresh)
+    cached, plain = (model.generate(ids(1, 8), max_new_tokens=9, use_cache=use) for use in (True, False))
+    assert torch.equal(cached, plain)
+    model.save_pretrained(tmp_path)
+    assert torch.equal(AutoModelForCausalLM.from_pretrained(tmp_path).eval()(ids(1, 8)).logits, model(ids(1, 8)).logits)
+    model.train()(ids(2, 12), labels=ids(2, 12)).loss.backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+
+
+def test_what_a_file_lacks_of_a_new_norm_is_initialised(additions, tmp_path):
+    model = build("modern", **additions)
+    weights = {name: weight for name, weight in model.state_dict().items() if "shift" not in name}
+    model.save_pretrained(tmp_path, state_dict=weights)
+    norm = AutoModelForCausalLM.from_pretrained(tmp_path).model.norm
+    assert norm.shift.unique().tolist() == [0.5]
+    assert torch.equal(norm.weight, model.model.norm.weight)
 
 
 def test_a_window_sees_as_far_as_it_says():

@@ -5,10 +5,13 @@ import math
 import pytest
 import torch
 from torch import nn
+from transformers import DynamicCache
+from transformers.masking_utils import create_causal_mask
 
-from modeling import OzymandiasConfig
+from modeling import OzymandiasConfig, OzymandiasForCausalLM, preset_config
 from modeling.attention import OzymandiasAttention, OzymandiasCrossAttention, eager_attention_forward
 from modeling.blocks import OzymandiasBlock
+from modeling.cache import CACHE_NAME
 from modeling.feed_forward import MLP, GatedMLP, MixtureOfExperts, load_balancing_loss, squared_relu
 from modeling.normalization import LayerNorm, RMSNorm
 from modeling.positions import LearnedPositions, RotaryEmbedding, SinusoidalPositions, rotate
@@ -105,6 +108,32 @@ def test_eager_attention_is_the_formula_position_by_position():
             share = torch.stack(scores).softmax(0)
             expected = share @ value[0, head // 2, : t + 1]
             torch.testing.assert_close(output[0, t, head], expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("past", "queries"), [(0, 7), (6, 1), (4, 3)], ids=["a text", "one new token", "a chunk"])
+def test_the_causal_triangle_of_eager_attention_is_the_one_transformers_makes(past, queries):
+    config = OzymandiasConfig(num_hidden_layers=1, num_key_value_heads=2)
+    config._attn_implementation = "eager"
+    layer = OzymandiasAttention(config, 0).eval()
+    cache = DynamicCache(config=config)
+    cache.update(*torch.randn(2, 1, 2, past, config.head_dim), 0)
+    embeddings = torch.zeros(1, queries, config.hidden_size)
+    mask = create_causal_mask(config=config, inputs_embeds=embeddings, attention_mask=None, **{CACHE_NAME: cache})
+    query, key, value = (torch.randn(1, n, m, config.head_dim) for n, m in ((4, queries), *[(2, past + queries)] * 2))
+    made, by_transformers = (eager_attention_forward(layer, query, key, value, m, 0.2) for m in (None, mask))
+    for ours, theirs in zip(made, by_transformers, strict=True):
+        assert torch.equal(ours, theirs)
+    everything = eager_attention_forward(layer, query, key, value, None, 0.2, is_causal=False)[1]
+    assert everything.min() > 0
+    assert OzymandiasCrossAttention(config, 0).is_causal is False
+
+
+def test_a_printed_model_shows_widths_and_epsilons():
+    shown = str(OzymandiasForCausalLM(preset_config("modern", norm_eps=1e-6)))
+    assert "(attention_norm): RMSNorm(128, eps=1e-06)" in shown
+    assert "(q_norm): RMSNorm(32, eps=1e-06)" in shown
+    assert "heads=4, kv_heads=2, head_dim=32, is_causal=True" in shown
+    assert "in_features=128, out_features=344" in shown
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
