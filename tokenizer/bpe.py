@@ -28,6 +28,8 @@ WORD = (
 )
 WORDS = regex.compile(WORD)
 VOCAB_SIZE = 1024  # default number of tokens
+# Turns of a conversation, and room for forms of text that a later stage may need.
+CHAT = ["<|system|>", "<|user|>", "<|assistant|>", "<|end_of_turn|>", *(f"<|reserved_{n}|>" for n in range(16))]
 BYTE_OF = {character: byte for byte, character in bytes_to_unicode().items()}  # `Ġ` is 32
 PRE_TOKENIZER = pre_tokenizers.Sequence(
     [
@@ -37,19 +39,23 @@ PRE_TOKENIZER = pre_tokenizers.Sequence(
 )
 
 
-def build_bpe_tokenizer(text: str, vocab_size: int, with_mask: bool = False) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE on a text.
+def build_bpe_tokenizer(
+    texts: str | list[str], vocab_size: int, with_mask: bool = False, with_chat: bool = False
+) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE on a text, or on several.
 
     Args:
         vocab_size: the total number of tokens: special ones, 256 bytes and merges. A short text may give fewer.
         with_mask: as in [`build_character_tokenizer`].
+        with_chat: add the special tokens `CHAT`, which no text is encoded into, for the stages after pre-training.
 
     Raises:
         ValueError: an empty text, or a vocabulary too small for the bytes.
     """
-    if not text:
+    texts = [texts] if isinstance(texts, str) else texts
+    if not any(texts):
         raise ValueError("A tokenizer cannot be built from an empty text; give a text to train on.")
-    special = [BEGIN, END, PADDING] + ([MASK] if with_mask else [])
+    special = [BEGIN, END, PADDING] + ([MASK] if with_mask else []) + (CHAT if with_chat else [])
     if vocab_size < len(special) + 256:
         raise ValueError(
             f"vocab_size ({vocab_size}) leaves no room for {len(special)} special tokens and 256 bytes; "
@@ -64,5 +70,5 @@ def build_bpe_tokenizer(text: str, vocab_size: int, with_mask: bool = False) -> 
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator([text], trainer)
-    return wrap(tokenizer, with_mask)
+    tokenizer.train_from_iterator(texts, trainer)
+    return wrap(tokenizer, with_mask, CHAT if with_chat else None)

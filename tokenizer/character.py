@@ -55,14 +55,15 @@ def is_byte(token: str) -> bool:
     return len(token) == 6 and token.startswith("<0x") and token.endswith(">")
 
 
-def wrap(tokenizer: Tokenizer, with_mask: bool) -> PreTrainedTokenizerFast:
-    """Wrap a tokenizer of the tokenizers library for transformers."""
+def wrap(tokenizer: Tokenizer, with_mask: bool, others: list[str] | None = None) -> PreTrainedTokenizerFast:
+    """Wrap a tokenizer of the tokenizers library for transformers, with further special tokens if any are given."""
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token=BEGIN,
         eos_token=END,
         pad_token=PADDING,
         mask_token=MASK if with_mask else None,
+        **({"extra_special_tokens": others} if others else {}),
         padding_side="left",  # a text is continued at its right end
         clean_up_tokenization_spaces=False,  # "a ." and "a." are different texts
     )

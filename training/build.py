@@ -33,8 +33,8 @@ def check_start(recipe: Recipe) -> None:
             raise UserError(not_loaded(recipe.start_from, error)) from None
 
 
-def build_tokenizer(recipe: Recipe, text: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a recipe: that of the checkpoint it starts from, or one made of the training split.
+def build_tokenizer(recipe: Recipe, texts: str | list[str]) -> PreTrainedTokenizerBase:
+    """The tokenizer of a recipe: that of the checkpoint it starts from, or one made of a text or several.
 
     Raises:
         UserError: there is none, or the vocabulary is too small.
@@ -48,8 +48,8 @@ def build_tokenizer(recipe: Recipe, text: str) -> PreTrainedTokenizerBase:
     try:
         with_mask = recipe.task == "masked"
         if recipe.tokenizer == "bpe":
-            return build_bpe_tokenizer(text, recipe.vocab_size or VOCAB_SIZE, with_mask)
-        return build_character_tokenizer(text, recipe.vocab_size, with_mask)
+            return build_bpe_tokenizer(texts, recipe.vocab_size or VOCAB_SIZE, with_mask, recipe.chat_tokens)
+        return build_character_tokenizer("".join(texts), recipe.vocab_size, with_mask)
     except (OSError, ValueError) as error:
         raise UserError(f"the tokenizer cannot be had: {in_one_line(error)}") from None
 

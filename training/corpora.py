@@ -17,13 +17,13 @@ from functools import cached_property
 from pathlib import Path
 
 from training.command import UserError, in_one_line, run_command
-from training.library import SHELVES, is_there, load_shelf, shelf_folder
+from training.library import SHELVES, SUBSETS, is_there, load_shelf, shelf_folder, shelf_source
 from training.quatrains import label_quatrains
 from training.works import COLLECTIONS, LICENCE, WORKS, cache_folder, fetch
 
 SAMPLER = Path(__file__).with_name("sampler.txt")
 QUATRAINS = "quatrains"
-NAMES = ("sampler", *WORKS, *COLLECTIONS, QUATRAINS, *SHELVES)
+NAMES = ("sampler", *WORKS, *COLLECTIONS, QUATRAINS, *SHELVES, *SUBSETS)
 HUB_DATASET = r"[\w.-]+/[\w.-]+"
 BETWEEN = "\n\n"  # joined texts
 OWN = "a text of the trainer's own"
@@ -66,6 +66,10 @@ class Corpus:
     def size(self) -> str:
         return f"{len(self.text):,} characters"
 
+    def scored(self, characters: int | None) -> dict[str, str]:
+        """What is scored: the validation split, or so many characters at its beginning."""
+        return {self.name: self.validation[:characters]}
+
     def figures(self) -> dict:
         """What the record of a run keeps of it."""
         return {
@@ -98,11 +102,10 @@ def load_corpus(name: str, accept_changed: bool = False, column: str = "text") -
             tuple(border for part in parts for border in part.borders),
             test=None if any(part.test is None for part in parts) else BETWEEN.join(part.test for part in parts),
         )
-    if name in SHELVES:
-        splits, shelf = load_shelf(name, accept_changed), SHELVES[name]
+    if name in SHELVES or name in SUBSETS:
+        splits = load_shelf(name, accept_changed)
         train = splits["train"] + BETWEEN
-        source = f"{shelf.title}, {shelf.source}"
-        return Corpus(name, (train + splits["validation"],), source, (len(train),), test=splits["test"])
+        return Corpus(name, (train + splits["validation"],), shelf_source(name), (len(train),), test=splits["test"])
     if name == "sampler":
         return Corpus(name, (read_text(SAMPLER),), "verse written for the project")
     if name == QUATRAINS:

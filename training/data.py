@@ -2,7 +2,9 @@
 
 import hashlib
 import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -31,32 +33,52 @@ def encode_with_gaps(tokenizer: PreTrainedTokenizerBase, text: str) -> torch.Ten
 
 
 def stored_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> torch.Tensor:
-    """The ids of a text, `(length,)`, as uint16 or int32: made once, kept in the cache, and memory-mapped from there.
+    """The ids of a text, `(length,)`, kept as [`store`] does it."""
+    return store(tokenizer, text, lambda: [encode_text(tokenizer, text)])
+
+
+def store(tokenizer: PreTrainedTokenizerBase, key: str, encoded: Callable[[], Iterable[np.ndarray]]) -> torch.Tensor:
+    """Ids, `(length,)`, as uint16 or int32: made once, kept in the cache, and memory-mapped from there.
 
     Where the cache cannot be written they are in memory. All processes have to call this together.
+
+    Args:
+        key: what the ids are of; another key or tokenizer is stored apart.
+        encoded: gives the ids in parts, which are never all in memory.
     """
-    name = hashlib.sha256(f"{tokenizer.backend_tokenizer.to_str()}\0{text}".encode()).hexdigest()
+    name = hashlib.sha256(f"{tokenizer.backend_tokenizer.to_str()}\0{key}".encode()).hexdigest()
     path = cache_folder() / "tokens" / f"{name[:32]}.bin"
     with PartialState().local_main_process_first():  # the others find what it has written
         if not path.exists():
-            tokens = encode_text(tokenizer, text)
             try:
-                write_tokens(path, tokens)
+                write_tokens(path, encoded())
             except OSError:
-                return torch.from_numpy(tokens)
+                return torch.from_numpy(np.concatenate(list(encoded())))
     dtype = torch.uint16 if len(tokenizer) <= 1 << 16 else torch.int32
     return torch.from_file(str(path), size=path.stat().st_size // dtype.itemsize, dtype=dtype)
 
 
-def write_tokens(path: Path, tokens: np.ndarray) -> None:
+def write_tokens(path: Path, parts: Iterable[np.ndarray]) -> None:
     """Write a file of tokens whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
     try:
-        tokens.tofile(unfinished)
+        with unfinished.open("wb") as file:
+            for part in parts:
+                file.write(part.tobytes())
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+class Laid(Protocol):
+    """Tokens that every epoch has in another order."""
+
+    def __len__(self) -> int:
+        """The tokens of an epoch."""
+
+    def read(self, epoch: int, begin: int, length: int) -> torch.Tensor:
+        """The tokens of an epoch from `begin` on, `(length,)`."""
 
 
 class Windows:
@@ -67,7 +89,7 @@ class Windows:
     and several processes see together what one process would see.
 
     Args:
-        tokens: the stream, `(length,)`.
+        tokens: the stream, `(length,)`, the same in every epoch or laid anew.
         context: tokens from the beginning of one window to that of the next.
         batch_size: windows in a step, over all processes and accumulated parts.
         seed: decides offsets and orders.
@@ -77,7 +99,7 @@ class Windows:
         UserError: the stream is shorter than one window.
     """
 
-    def __init__(self, tokens: torch.Tensor, context: int, batch_size: int, seed: int, length: int):
+    def __init__(self, tokens: torch.Tensor | Laid, context: int, batch_size: int, seed: int, length: int):
         if len(tokens) < length:
             raise UserError(
                 f"the training split has {len(tokens)} tokens, fewer than the {length} of one window; "
@@ -102,16 +124,25 @@ class Windows:
         """The windows of a step (counted from 0), `(batch_size, length)`."""
         rows = []
         for index in range(step * self.batch_size, (step + 1) * self.batch_size):
-            start = int(self.epoch_starts(index // self.windows)[index % self.windows])
-            rows.append(self.tokens[start : start + self.length])
+            epoch, place = divmod(index, self.windows)
+            start = int(self.epoch_starts(epoch)[place])
+            if isinstance(self.tokens, torch.Tensor):
+                rows.append(self.tokens[start : start + self.length])
+            else:
+                rows.append(self.tokens.read(epoch, start, self.length))
         return torch.stack(rows).long()
+
+
+def stream_of(tokenizer: PreTrainedTokenizerBase, text: str | Laid) -> torch.Tensor | Laid:
+    """The tokens of a text, or those that are laid already."""
+    return stored_tokens(tokenizer, text) if isinstance(text, str) else text
 
 
 class NextToken(Windows):
     """A decoder's task: the token after each of a window."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, text: str, context: int, batch_size: int, seed: int):
-        super().__init__(stored_tokens(tokenizer, text), context, batch_size, seed, length=context + 1)
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, text: str | Laid, context: int, batch_size: int, seed: int):
+        super().__init__(stream_of(tokenizer, text), context, batch_size, seed, length=context + 1)
 
     def at(self, step: int) -> dict[str, torch.Tensor]:
         """A step's inputs of the model, `(batch_size, context)` each."""
@@ -127,8 +158,8 @@ class NextPassage(Windows):
     to nothing and nothing is learned.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, text: str, context: int, batch_size: int, seed: int):
-        super().__init__(stored_tokens(tokenizer, text), context, batch_size, seed, length=2 * context)
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, text: str | Laid, context: int, batch_size: int, seed: int):
+        super().__init__(stream_of(tokenizer, text), context, batch_size, seed, length=2 * context)
 
     def at(self, step: int) -> dict[str, torch.Tensor]:
         """A step's inputs of the model, `(batch_size, context)` each."""
@@ -143,8 +174,8 @@ class Masked(Windows):
     "SpanBERT", 2019, https://arxiv.org/abs/1907.10529, section 3.1.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, text: str, context: int, batch_size: int, seed: int):
-        super().__init__(stored_tokens(tokenizer, text), context, batch_size, seed, length=context)
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, text: str | Laid, context: int, batch_size: int, seed: int):
+        super().__init__(stream_of(tokenizer, text), context, batch_size, seed, length=context)
         self.mask = tokenizer.mask_token_id
 
     def at(self, step: int) -> dict[str, torch.Tensor]:

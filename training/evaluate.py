@@ -19,6 +19,7 @@ from torch import nn
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from tokenizer import encode_text
 from training.checkpoints import load_trained
 from training.command import UserError, run_command
 from training.corpora import NAMES, Corpus, load_corpus
@@ -34,17 +35,27 @@ MEMORISED = 0.1  # share of eight words in a row, from which on a model recites
 LOGITS = 1 << 25  # computed at once: 128 MiB in float32
 
 
-def sliding_windows(tokens: torch.Tensor, context: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Inputs and targets, `(windows, context)` each, in which every token but the first is a target exactly once."""
+def count_windows(length: int, context: int) -> int:
+    """How many windows [`sliding_windows`] cuts from so many tokens."""
     stride = max(1, context // 2)
-    starts = range(0, max(1, len(tokens) - 1 - context + stride), stride)
+    return len(range(0, max(1, length - 1 - context + stride), stride))
+
+
+def sliding_windows(
+    tokens: torch.Tensor, context: int, numbers: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Inputs and targets, `(windows, context)` each, of the windows with these numbers, `(windows,)`, or of all.
+
+    In all windows of a text together every token but the first is a target exactly once.
+    """
+    stride = max(1, context // 2)
+    if numbers is None:
+        numbers = torch.arange(count_windows(len(tokens), context))
+    places = numbers[:, None] * stride + torch.arange(context + 1)  # (windows, context + 1)
+    windows, beyond = tokens[places.clamp(max=len(tokens) - 1)].long(), places >= len(tokens)
     # Padding stands on the right, where a causal model cannot see it from any position that is scored.
-    padded = torch.cat((tokens, tokens.new_zeros(starts[-1] + context + 1 - len(tokens)))).clone()
-    targets = padded.clone()
-    targets[len(tokens) :] = IGNORED
-    inputs = torch.stack([padded[s : s + context] for s in starts])
-    targets = torch.stack([targets[s + 1 : s + context + 1] for s in starts])
-    targets[1:, : context - stride] = IGNORED
+    inputs, targets = windows[:, :-1].masked_fill(beyond[:, :-1], 0), windows[:, 1:].masked_fill(beyond[:, 1:], IGNORED)
+    targets[numbers > 0, : context - stride] = IGNORED
     return inputs, targets
 
 
@@ -87,6 +98,8 @@ def score_text(
 ) -> tuple[float, float]:
     """This process's share of the loss of `text` in nats per character, and of the tokens that the model ranks first.
 
+    Windows are cut as they are scored, so that a long text takes no more memory than its ids.
+
     Args:
         context: the length of a window; the model's own by default.
         process, processes: score the windows `process`, `process + processes`, ...
@@ -94,7 +107,8 @@ def score_text(
     Raises:
         UserError: a text so short that nothing in it can be scored.
     """
-    tokens, context = encode(tokenizer, text), context or model.config.max_position_embeddings
+    tokens = torch.from_numpy(encode_text(tokenizer, text)).int()
+    context = context or model.config.max_position_embeddings
     both = model.config.is_encoder_decoder
     # What is not scored: a decoder's first token, or an encoder-decoder's first source.
     given = len(tokenizer.decode(tokens[: context if both else 1]))
@@ -102,22 +116,31 @@ def score_text(
         raise UserError(
             f"a text of {len(text)} characters has nothing to score after the first {given}; give a longer one."
         )
-    if not model.config.is_causal:
-        inputs, targets = mask_spans(whole_windows(tokens, context), tokenizer.mask_token_id, seed=0)
-        scored = int((targets != IGNORED).sum()) * len(text) / len(tokens)
+    if model.config.is_causal and not both:
+        count, length, scored, ranked = count_windows(len(tokens), context), context, len(text) - given, len(tokens) - 1
+
+        def cut(numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return sliding_windows(tokens, context, numbers)
     else:
-        inputs, targets = (passages if both else sliding_windows)(tokens, context)
-        scored = len(text) - given
+        if both:
+            inputs, targets = passages(tokens.long(), context)
+        else:
+            inputs, targets = mask_spans(whole_windows(tokens.long(), context), tokenizer.mask_token_id, seed=0)
+        (count, length), ranked = inputs.shape, int((targets != IGNORED).sum())
+        scored = len(text) - given if both else ranked * len(text) / len(tokens)
+
+        def cut(numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return inputs[numbers], targets[numbers]
+
+    total, correct, rows = 0.0, 0, max(1, min(64, LOGITS // (length * model.config.vocab_size)))
     # Every process goes through the model equally often, as a sharded one needs: some score an empty window.
-    missing = -len(inputs) % processes
-    inputs = torch.cat((inputs, inputs[:1].expand(missing, -1)))
-    targets = torch.cat((targets, targets.new_full((missing, targets.shape[1]), IGNORED)))
-    total, correct, rows = 0.0, 0, max(1, min(64, LOGITS // (inputs.shape[1] * model.config.vocab_size)))
-    for x, y in zip(inputs[process::processes].split(rows), targets[process::processes].split(rows), strict=True):
-        batch = {"input_ids": x, "labels": y} if both else {"input_ids": x}
-        nats, ranked_first = score_batch(model, batch, y)
+    own = torch.arange(process, count + -count % processes, processes).split(rows)
+    for numbers in tqdm(own, "scoring", unit="batch", delay=2, leave=False, mininterval=0.5, disable=process > 0):
+        x, y = cut(numbers.clamp(max=count - 1))
+        y[numbers >= count] = IGNORED
+        nats, ranked_first = score_batch(model, {"input_ids": x, "labels": y} if both else {"input_ids": x}, y)
         total, correct = total + nats, correct + ranked_first
-    return total / scored, correct / int((targets != IGNORED).sum())
+    return total / scored, correct / ranked
 
 
 @torch.no_grad()

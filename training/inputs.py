@@ -19,7 +19,10 @@ def check_inputs(recipe: Recipe) -> None:
         UserError: one is not, with what to give.
     """
     if not recipe.stream:
-        check_corpus(recipe.corpus)
+        for name in (*([recipe.corpus] if isinstance(recipe.corpus, str) else recipe.corpus), *recipe.final_corpus):
+            check_corpus(name)
+        for name in recipe.held_out:
+            check_corpus(name)
     if recipe.start_from:
         check_checkpoint(recipe.start_from)
 

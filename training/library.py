@@ -84,6 +84,7 @@ class Poet:
     split: str
     filed: str
     name: str
+    known: str = ""  # "classic" for one whom most readers of English poetry know by name
 
 
 SHELVES = {
@@ -103,6 +104,7 @@ SHELVES = {
         "5da620bdf40bf4af4a43e582d17f51d48a9b21cf863402be6704431a64e1fdad",
     ),
 }
+SUBSETS = {"verse-classics": "verse"}  # training documents of a shelf that are a corpus too; the other splits are its
 # Of the poems of the listed poets, as [`read_archive`] gives them.
 POEMS_SHA256 = "d8bfa7493950f6671efb1bcdbf7cd2df5bb34d5f829d8a4bf81a6b563b084b74"
 
@@ -124,6 +126,12 @@ def list_poets() -> list[Poet]:
     return [Poet(*row) for row in read_table("poets.tsv")]
 
 
+def shelf_source(name: str) -> str:
+    """What a shelf or a subset of one is, and where it comes from."""
+    shelf = SHELVES[SUBSETS.get(name, name)]
+    return f"{'the best known of the ' if name in SUBSETS else ''}{shelf.title}, {shelf.source}"
+
+
 def shelf_folder(name: str) -> Path:
     """Where the shards of a shelf lie, or will lie."""
     return cache_folder() / "library" / name
@@ -135,21 +143,30 @@ def is_there(name: str) -> bool:
 
 
 def load_shelf(name: str, accept_changed: bool = False) -> dict[str, str]:
-    """The text of each split of a shelf, its documents joined; fetched and made first where it is not there.
+    """The text of each split of a shelf or a subset of one, its documents joined.
+
+    Raises:
+        UserError: as [`check_shelf`].
+    """
+    check_shelf(name, accept_changed)
+    return {split: BETWEEN.join(document.text for document in read_split(name, split)) for split in SPLITS}
+
+
+def check_shelf(name: str, accept_changed: bool = False) -> None:
+    """Make a shelf, or that of a subset, if it is not there, and compare it with the registry.
 
     Raises:
         UserError: it cannot be fetched or written, or differs from the one that the registry describes.
     """
     fetch_library()
-    documents = {split: list(read_split(name, split)) for split in SPLITS}
-    found = digest(itertools.chain.from_iterable(documents.values()))
+    name = SUBSETS.get(name, name)
+    found = digest(document for split in SPLITS for document in read_split(name, split))
     if found != SHELVES[name].sha256 and not accept_changed:
         raise UserError(
             f"corpus '{name}' differs from the text that this project's figures are about (sha256 {found[:16]}, "
             f"expected {SHELVES[name].sha256[:16]}); remove {shelf_folder(name).parent} to fetch it again, or use it "
             "as it is: --accept_changed_corpus true."
         )
-    return {split: BETWEEN.join(document.text for document in documents[split]) for split in SPLITS}
 
 
 def digest(documents: Iterator[Document]) -> str:
@@ -161,11 +178,15 @@ def digest(documents: Iterator[Document]) -> str:
 
 
 def read_split(name: str, split: str) -> Iterator[Document]:
-    """The documents of a split of a shelf that has been made.
+    """The documents of a split of a shelf, or a subset of one, that has been made.
 
     Raises:
         UserError: a shard cannot be read.
     """
+    if name in SUBSETS:
+        chosen = {poet.name for poet in list_poets() if poet.known or split != "train"}
+        yield from (document for document in read_split(SUBSETS[name], split) if document.author in chosen)
+        return
     paths = sorted(shelf_folder(name).glob(f"{split}*.jsonl"))
     for path in paths:
         try:

@@ -38,10 +38,12 @@ from training.checkpoints import (
 from training.command import UserError, printable
 from training.corpora import load_corpus
 from training.data import IGNORED, TASKS, Copy, Windows, encode, mask_spans
+from training.documents import Phases, mixture_batches
 from training.evaluate import expert_load, score_copies, validation_loss
 from training.generate import stream_text
 from training.interrupts import Interruption
 from training.kernels import choose_kernels, compiled
+from training.mixture import Mixture, load_mixture
 from training.optimizers import build_optimizers, learning_rate_share
 from training.overlap import check_run
 from training.recipe import Recipe
@@ -120,6 +122,11 @@ def run_to_end(run: "Run") -> None:
     record.finish()
 
 
+def shown(name: str, value: float) -> str:
+    """A score as it is printed: losses in nats, and all others are shares."""
+    return f"{value:.4f}" if name.startswith("validation_loss") else f"{value:.1%}"
+
+
 def disconnect() -> None:
     """Leave the other processes. Runs that follow one another share one connection, so this comes after the last.
 
@@ -142,11 +149,15 @@ class Run:
         self.main = self.accelerator.is_main_process
         if recipe.stream:
             corpus = load_stream(recipe)
+        elif isinstance(recipe.corpus, dict):
+            texts = (recipe.corpus, recipe.final_corpus, recipe.held_out)
+            corpus = load_mixture(*texts, recipe.accept_changed_corpus, recipe.text_column)
         else:
             corpus = load_corpus(recipe.corpus, recipe.accept_changed_corpus, recipe.text_column)
         resumed = looked_through or (bool(list_checkpoints(output)) and not overwrite)
         self.corpus, earlier = check_run(recipe, corpus, self.accelerator.print, resumed)
-        self.tokenizer = build_tokenizer(recipe, self.corpus.train)
+        sample = self.corpus.sample() if isinstance(corpus, Mixture) else self.corpus.train
+        self.tokenizer = build_tokenizer(recipe, sample)
         self.batches = self.build_batches()
         set_seed(recipe.seed)
         self.model = build_model(recipe, self.tokenizer)
@@ -170,7 +181,7 @@ class Run:
             patience = PATIENCE if self.epochs > MANY_EPOCHS else 0
         self.record = RunRecord(output, recipe, patience, self.corpus, earlier, self.model, self.accelerator)
 
-    def build_batches(self) -> Stream | Windows | Copy:
+    def build_batches(self) -> Stream | Windows | Phases | Copy:
         """The training split as batches, one a step."""
         recipe, accelerator = self.recipe, self.accelerator
         if recipe.stream:
@@ -178,6 +189,8 @@ class Run:
             sizes = (recipe.context, recipe.batch_size, recipe.stream_lanes)
             return Stream(self.corpus, self.tokenizer, *sizes, *processes)
         task = TASKS[recipe.task]
+        if isinstance(self.corpus, Mixture):
+            return mixture_batches(task, self.tokenizer, self.corpus, recipe)
         return task(self.tokenizer, self.corpus.train, recipe.context, recipe.batch_size, recipe.seed)
 
     def plan(self) -> str:
@@ -314,20 +327,20 @@ class Run:
     def evaluate(self) -> None:
         """Score the validation split, show a sample, and keep the model if it is the best so far."""
         model, record, recipe = self.scored, self.record, self.recipe
-        validation = self.corpus.validation[: recipe.validation_characters]
+        texts = self.corpus.scored(recipe.validation_characters)
         model.eval()
         scores = {}
         if recipe.task == "copy":
             loss, scores["exact_match"] = score_copies(model, self.batches)
         else:
-            loss = self.score(model, validation)
+            loss, scores = self.score(model, texts)
         self.check(loss)
         if model.config.feed_forward_type == "moe":
-            shares = expert_load(model, self.tokenizer, validation)
+            shares = expert_load(model, self.tokenizer, "".join(texts.values()))
             scores["busiest_expert"] = float(shares.max())
         sample = self.write_sample(model) if self.main or self.sharded else ""
         if self.main:
-            more = "".join(f", {name.replace('_', ' ')} {value:.1%}" for name, value in scores.items())
+            more = "".join(f", {name.replace('_', ' ')} {shown(name, value)}" for name, value in scores.items())
             tqdm.write(
                 f"\nstep {record.step:,}: validation loss {loss:.4f} nats per character{more}\n"
                 f"{printable(sample.strip())}\n"
@@ -342,15 +355,22 @@ class Run:
         record.save()
         model.train()
 
-    def score(self, model: PreTrainedModel, text: str) -> float:
-        """The loss of a text in nats per character, by all processes together."""
+    def score(self, model: PreTrainedModel, texts: dict[str, str]) -> tuple[float, dict[str, float]]:
+        """The loss of all texts in nats per character, and that of each where they are several, by all processes."""
         part, parts = self.accelerator.process_index, self.accelerator.num_processes
-        return sum(gather_object([validation_loss(model, self.tokenizer, text, process=part, processes=parts)]))
+        losses = {
+            name: sum(gather_object([validation_loss(model, self.tokenizer, text, process=part, processes=parts)]))
+            for name, text in texts.items()
+        }
+        if len(texts) == 1:
+            return next(iter(losses.values())), {}
+        whole = sum(losses[name] * len(text) for name, text in texts.items()) / sum(map(len, texts.values()))
+        return whole, {f"validation_loss_{name}": loss for name, loss in losses.items()}
 
     def score_whole(self) -> None:
         """Where only a part of the validation split was scored on the way, score the whole with the best weights."""
-        recipe, validation = self.recipe, self.corpus.validation
-        if recipe.validation_characters is None or recipe.validation_characters >= len(validation):
+        recipe, texts = self.recipe, self.corpus.scored(None)
+        if texts == self.corpus.scored(recipe.validation_characters):
             return
         self.accelerator.wait_for_everyone()  # the main process may still be writing it
         if self.accelerator.distributed_type == DistributedType.FSDP:
@@ -360,7 +380,8 @@ class Run:
             best = load_model(self.output / BEST).to(self.accelerator.device)
             choose_kernels(best, self.accelerator.device, recipe.context)
         self.record.best_scores["partial_validation_loss"] = self.record.best_loss
-        self.record.best_loss = self.score(best, validation)
+        self.record.best_loss, scores = self.score(best, texts)
+        self.record.best_scores |= scores
 
     def write_sample(self, model: PreTrainedModel) -> str:
         """What the model writes on from the recipe's prompt, or, where an encoder reads it, what comes of that."""

@@ -8,17 +8,21 @@ characters. That is longer than what two authors write by chance, and shorter th
 """
 
 import argparse
+import bisect
 import dataclasses
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from modeling.loading import find_file
 from training.checkpoints import RECORD, record_path
 from training.command import UserError, run_command
 from training.corpora import NAMES, Corpus, load_corpus
+from training.mixture import Mixture, Part
 from training.recipe import Recipe
 
 PASSAGE = 48  # bytes of UTF-8
@@ -112,8 +116,8 @@ def without_shared(train: str, validation: str) -> str:
 
 
 def check_run(
-    recipe: Recipe, corpus: Corpus, say: Callable[[str], None], resumed: bool = False
-) -> tuple[Corpus, list[dict]]:
+    recipe: Recipe, corpus: Corpus | Mixture, say: Callable[[str], None], resumed: bool = False
+) -> tuple[Corpus | Mixture, list[dict]]:
     """Look whether a run, or one that its checkpoint comes from, trains on what the run is scored on.
 
     Args:
@@ -127,17 +131,73 @@ def check_run(
         UserError: one text has passages of another's validation split. What a single text repeats of itself is only
             told, since it may be its own refrain.
     """
-    if recipe.remove_overlap:
+    if isinstance(corpus, Mixture):
+        if recipe.remove_overlap or not resumed:
+            corpus = separate(corpus, recipe.remove_overlap, say)
+    elif recipe.remove_overlap:
         left = without_shared(corpus.train, corpus.validation)
         say(f"left out of training: {len(corpus.train) - len(left):,} characters, with what the validation split has")
         corpus = dataclasses.replace(corpus, training_text=left)
     earlier = trained_on(recipe.start_from)
     if not resumed:
-        if not recipe.stream:  # the training split of a stream is larger than memory
+        if isinstance(corpus, Corpus):  # the training split of a stream is larger than memory
             compare_with_itself(corpus, say)
         for stage in earlier:
             compare_with_stage(recipe, corpus, stage, say)
     return corpus, earlier
+
+
+def separate(mixture: Mixture, remove: bool, say: Callable[[str], None]) -> Mixture:
+    """Look through each document of a mixture for passages of what any of its corpora, or of `held_out`, is scored on.
+
+    Args:
+        remove: leave out the documents that have some.
+
+    Raises:
+        UserError: there are such documents, which are more than refrains, and they are not to be left out.
+    """
+    held = {part.name: part for part in (*mixture.trained_on, *mixture.held_out)}.values()
+    held_out = np.frombuffer(
+        "\0".join({t: None for part in held for t in (part.validation, part.test)}).encode(), np.uint8
+    )
+    places = finder(np.unique(np.concatenate([part for _, part in in_parts(held_out)])))
+    cleaned = {}
+    for part in tqdm(mixture.trained_on, "comparing with what is held out", unit=" corpora", delay=2, leave=False):
+        shared = shared_documents(part.read(), places)
+        cleaned[part.name] = frozenset(shared)
+        if remove:
+            say(f"left out of {part.name}: {len(shared):,} documents, with what is held out")
+            continue
+        for other in held:
+            share, found = describe(part.name, "\0".join(shared.values()), other.name, other.validation + other.test)
+            if share > TOLERATED:
+                raise UserError(f"{found}; --remove_overlap true leaves such documents out of training.")
+            if share:
+                say(found)
+    say(f"compared with the held-out texts of {', '.join(part.name for part in held)}")
+    if not remove:
+        return mixture
+
+    def without(parts: tuple[Part, ...]) -> tuple[Part, ...]:
+        return tuple(dataclasses.replace(part, left_out=cleaned[part.name]) for part in parts)
+
+    return dataclasses.replace(mixture, parts=without(mixture.parts), final=without(mixture.final))
+
+
+def shared_documents(documents: Iterator[str], places: Callable[[np.ndarray], np.ndarray]) -> dict[int, str]:
+    """The documents with passages whose hashes `places` finds, by their numbers; some are looked through together."""
+    found, begins, texts, size = {}, [], [], 0
+    for number, document in enumerate(itertools.chain(documents, [None])):
+        if texts and (document is None or size > PART):
+            for place in places(hashes(np.frombuffer(b"\0".join(texts), dtype=np.uint8))) if size > PASSAGE else ():
+                which = bisect.bisect_right(begins, place) - 1
+                found[number - len(texts) + which] = texts[which].decode()
+            begins, texts, size = [], [], 0
+        if document is not None:
+            begins.append(size)
+            texts.append(document.encode())
+            size += len(texts[-1]) + 1
+    return found
 
 
 def compare_with_itself(corpus: Corpus, say: Callable[[str], None]) -> None:
@@ -184,10 +244,13 @@ def trained_on(checkpoint: str | None) -> list[dict]:
     record = find_record(checkpoint)
     if record is None:
         return [unknown(checkpoint)]
-    last = {"name": record["recipe"]["corpus"], "sha256": record["corpus"]["sha256"]}
-    if record["recipe"].get("remove_overlap"):
-        last["overlap_removed"] = True
-    return [*stages_before(record), last]
+    recipe, corpus = record["recipe"], record["corpus"]
+    if "parts" in corpus:
+        read = {part["name"]: part["sha256"] for part in (*corpus["parts"], *corpus["final_parts"])}
+    else:
+        read = {recipe["corpus"]: corpus["sha256"]}
+    removed = {"overlap_removed": True} if recipe.get("remove_overlap") else {}
+    return [*stages_before(record), *({"name": name, "sha256": sha256, **removed} for name, sha256 in read.items())]
 
 
 def stages_before(record: dict) -> list[dict]:

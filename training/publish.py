@@ -159,6 +159,9 @@ def model_card(
     if "shards" in corpus:
         size = f"a stream of {corpus['bytes']:,} bytes in {corpus['shards']} shards"
         split = f"the first {validation} characters validate, the rest trains"
+    elif "parts" in corpus:
+        size = f"{corpus['characters']:,} characters"
+        split = f"a part of each corpus ({validation} characters together) validates, the rest trains"
     else:
         size = f"{corpus['characters']:,} characters"
         split = f"the first 90% of the characters train, the last 10% ({validation}) validate"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BeforeValidator, ConfigDict, Field, NonNegativeInt, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, NonNegativeInt, Tag, ValidationError
 from pydantic.dataclasses import dataclass
 
 from training.command import UserError, in_one_line
@@ -34,7 +34,11 @@ def yes_or_no(value):
 
 
 Number = Annotated[float, BeforeValidator(number)]
-
+Weights = dict[str, Annotated[float, Field(gt=0, le=1000)]]  # how many times an epoch reads each corpus
+Texts = Annotated[
+    Annotated[str, Tag("one")] | Annotated[Weights, Field(min_length=1), Tag("several")],
+    Discriminator(lambda value: "several" if isinstance(value, dict) else "one"),
+]
 
 # Fields that leave the course of the losses as it is, up to rounding.
 SAME_LOSSES = {"about", "trackers", "expected_loss", "expected_sample", "sample_prompt", "sample_length", "patience"}
@@ -58,10 +62,18 @@ class Recipe:
     """
 
     about: str = option("", "one line on what the recipe is for")
-    corpus: str = option(
+    corpus: Texts = option(
         "sampler",
         "a corpus of the registry (python -m training.corpora), a UTF-8 text, a folder of .txt files or a dataset "
-        "of the Hub; several with + between them",
+        "of the Hub; several as one text, with + between them; or a mixture, {baum: 3, verse: 0.5}: how many times an "
+        "epoch reads each, document by document in a new order, and of a fraction a random part",
+    )
+    final_corpus: Weights = option({}, "the mixture that the last steps read instead; corpus has to be one, too")
+    final_share: Number = option(0.1, "the share of the steps that read final_corpus, where it is given", gt=0, lt=1)
+    held_out: list[str] = option(
+        [],
+        "corpora whose validation and test splits a mixture must not have either; what has is refused, or left out "
+        "with remove_overlap",
     )
     stream: bool = option(
         False,
@@ -89,6 +101,11 @@ class Recipe:
         None,
         "tokens in the vocabulary; null takes every character, or 1024 for bpe. What has no token is written in bytes",
         ge=1,
+    )
+    chat_tokens: bool = option(
+        False,
+        "have special tokens in a bpe vocabulary for what comes after pre-training: turns of a conversation, and 16 "
+        "that are reserved",
     )
     start_from: str | None = option(
         None,
@@ -215,6 +232,8 @@ def read_fields(path: Path) -> dict:
 def field_value(field: str, text: str):
     """What a command line says of a field. A field of text takes it as it stands: a corpus called 1984 is text."""
     accepted = TYPES.get(field)
+    if field == "corpus" and not text.startswith("{"):
+        return text
     if accepted is str or (accepted == str | None and text != "null"):
         return text
     try:
@@ -236,11 +255,13 @@ def check_fields(values: dict, sources: dict[str, str]) -> Recipe:
     known = {name: value for name, value in values.items() if name in FIELDS}
     try:
         recipe = Recipe(**known)
-        wrong += check_heads(recipe, sources)
+        wrong += check_heads(recipe, sources) + check_mixture(recipe, sources)
     except ValidationError as error:
         for problem in error.errors():
             name, rule = problem["loc"][0], problem["msg"].partition(" ")[2]  # "Input should be a valid integer"
-            wrong.append(f"{name} ({sources[name]}) {rule}, and is {problem['input']!r}")
+            key = problem["loc"][-1] if isinstance(values[name], dict) and len(problem["loc"]) > 1 else ""
+            of = f" of {key}" if key not in ("", "several") else ""
+            wrong.append(f"{name}{of} ({sources[name]}) {rule}, and is {problem['input']!r}")
     if wrong:
         raise UserError("; ".join(wrong) + ".")
     return recipe
@@ -249,6 +270,19 @@ def check_fields(values: dict, sources: dict[str, str]) -> Recipe:
 def unknown_field(name: str) -> str:
     near = difflib.get_close_matches(name, FIELDS, n=1)
     return f"is not a field of a recipe ({f'did you mean {near[0]}?' if near else '--help lists them'})"
+
+
+def check_mixture(recipe: Recipe, sources: dict[str, str]) -> list[str]:
+    """Look for fields that do not go with a mixture, or only with one."""
+    source = sources.get("corpus", "the default")
+    if isinstance(recipe.corpus, dict):
+        if recipe.stream:
+            return [f"corpus ({source}) is a mixture, which no stream reads; give the shards alone, or stream: false"]
+        if recipe.task == "copy":
+            return [f"corpus ({source}) is a mixture, and the task copy takes the letters of one text; name one corpus"]
+        return []
+    only = [name for name in ("final_corpus", "held_out") if getattr(recipe, name)]
+    return [f"{name} needs a mixture as corpus ({source}), such as {{{recipe.corpus}: 1}}" for name in only]
 
 
 def check_heads(recipe: Recipe, sources: dict[str, str]) -> list[str]:

@@ -68,6 +68,10 @@ class StreamedCorpus:
         """A hash of the shards' names and sizes: the text itself is too long to be read for it."""
         return hashlib.sha256(repr([(path.name, path.stat().st_size) for path in self.paths]).encode()).hexdigest()
 
+    def scored(self, characters: int | None) -> dict[str, str]:
+        """What is scored: the validation split, or so many characters at its beginning."""
+        return {self.name: self.validation[:characters]}
+
     def figures(self) -> dict:
         """What the record of a run keeps of it."""
         return {

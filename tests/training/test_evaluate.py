@@ -9,7 +9,7 @@ from tests.forks import run_forked
 from tokenizer import build_character_tokenizer
 from training.command import UserError
 from training.data import IGNORED
-from training.evaluate import sliding_windows, validation_loss
+from training.evaluate import count_windows, sliding_windows, validation_loss
 
 
 @pytest.mark.parametrize("length", [2, 7, 8, 9, 12, 13, 40, 41, 1000])
@@ -61,6 +61,31 @@ def test_shares_of_several_processes_add_up_and_the_mode_is_kept(monkeypatch):
     shares = [validation_loss(model, tokenizer, text, process=p, processes=3) for p in range(3)]
     assert sum(shares) == pytest.approx(whole, rel=1e-5)
     assert model.training
+
+
+def test_no_more_windows_are_cut_and_scored_at_once_than_the_logits_may_take(monkeypatch):
+    """The memory of scoring does not grow with the text, but for the ids of its tokens."""
+    text = "the moon upon the water, and the water on the stone. " * 40
+    model, tokenizer = model_and_tokenizer(text)
+    whole = validation_loss(model, tokenizer, text)
+    asked, seen = [], []
+
+    def recorded(tokens, context, numbers):
+        asked.append(len(numbers))
+        return sliding_windows(tokens, context, numbers)
+
+    def forward(**batch):
+        seen.append(batch["input_ids"].numel() * len(tokenizer))
+        return call(**batch)
+
+    call = model.forward
+    monkeypatch.setattr("training.evaluate.sliding_windows", recorded)
+    monkeypatch.setattr(model, "forward", forward)
+    monkeypatch.setattr("training.evaluate.LOGITS", 5 * 16 * len(tokenizer))
+    assert validation_loss(model, tokenizer, text) == pytest.approx(whole, rel=1e-5)
+    assert max(asked) == 5
+    assert max(seen) == 5 * 16 * len(tokenizer)
+    assert sum(asked) == count_windows(len(text), 16) == len(sliding_windows(torch.arange(len(text)), 16)[0])
 
 
 def test_nothing_to_score_is_told():
