@@ -10,8 +10,8 @@ from space.inside import load_traceable, make_traceable, score_tokens
 from space.loading import load_once, local_folder
 from space.token_scores import ScoredToken
 from space.writer import CHECKPOINTS, EVOLUTION, answer, served_models
-from training.checkpoints import BEST, METRICS, list_snapshots, load_snapshot, record_path
 from training.command import UserError
+from training.engine.checkpoints import BEST, METRICS, list_snapshots, load_snapshot, record_path
 
 GROWTH = CHECKPOINTS / "poetry-growth"
 LABORATORY = ("characters", "bpe", "bytes")

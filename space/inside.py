@@ -23,9 +23,9 @@ from space.loading import load_checkpoint, load_once
 from space.token_scores import LogProbabilities, ScoredToken, score_all, select_likeliest, show_token
 from tokenizer import token_bytes
 from tokenizer.character import is_byte
-from training.data import IGNORED, encode, encode_with_gaps
-from training.evaluate import sliding_windows
-from training.generate import stream_text, write_passage
+from training.data.windows import IGNORED, encode, encode_with_gaps
+from training.evaluation.sampling import stream_text, write_passage
+from training.evaluation.scores import sliding_windows
 
 LONGEST_SCORED = 1200  # tokens: more than any answer has, and few enough for a visitor to wait for
 LIMIT = 96  # tokens that are traced: the rows and columns of a plot must stay legible

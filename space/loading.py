@@ -15,9 +15,8 @@ from modeling import OzymandiasConfig  # this import also registers Ozymandias w
 from modeling.loading import check_reachable
 from space.language import VisitorError
 from tokenizer import encode_text
-from training.checkpoints import load_trained
 from training.command import in_one_line
-from training.inputs import check_checkpoint
+from training.loading import check_checkpoint, load_trained
 
 # While transformers loads a model, it creates weights without memory, and a model that another thread loads at the same
 # time may keep some of them. Reentrant, because loading one model can load another.

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from space.training_texts import is_here, load_stages, names_of
-from training.corpora import BETWEEN, QUATRAINS, Corpus, load_corpus
-from training.overlap import trained_on
-from training.quality import WORD
-from training.works import COLLECTIONS, WORKS
+from training.data.corpora import BETWEEN, QUATRAINS, Corpus, load_corpus
+from training.data.works import COLLECTIONS, WORKS
+from training.engine.provenance import trained_on
+from training.evaluation.quality import WORD
 
 LETTERS = 24  # bytes of UTF-8: a passage with fewer bytes of letters does not count as copied
 WINDOW = 16  # bytes that are hashed to look passages up
@@ -113,7 +113,7 @@ def copied_passages(answer: str, checkpoint: str | Path, prompt: str = "") -> Or
     which has refrains; and 1.7% of chinese-poems, or 0.5% without the poems that the training split has too.
 
     The first call loads the corpora that are here, which takes seconds; [`space.training_texts`] fetches the others.
-    Texts that `remove_overlap` in [`training.recipe`] left out of the training are compared too.
+    Texts that `remove_overlap` in [`training.engine.recipe`] left out of the training are compared too.
 
     Args:
         checkpoint: a folder with the run record in it or beside it.
@@ -176,7 +176,8 @@ def find_offsets(data: np.ndarray, library: Library) -> list[int]:
 def hash_windows(data: np.ndarray, step: int) -> np.ndarray:
     """A 64-bit hash of every `step`-th window of `data` `(length,)` uint8.
 
-    Matches are compared byte by byte afterwards. So this can be weaker, and faster, than [`training.overlap`]'s hash.
+    Matches are compared byte by byte afterwards, so this can be weaker and faster than the hash of
+    [`training.data.overlap`].
     """
     if len(data) < WINDOW:
         return np.empty(0, dtype=np.uint64)

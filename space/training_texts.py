@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from space.loading import local_folder
-from training.checkpoints import RECORD
 from training.command import UserError
-from training.corpora import QUATRAINS, Corpus, corpus_path, load_corpus
-from training.overlap import trained_on
-from training.works import COLLECTIONS, WORKS
+from training.data.corpora import QUATRAINS, Corpus, corpus_path, load_corpus
+from training.data.works import COLLECTIONS, WORKS
+from training.engine.checkpoints import RECORD
+from training.engine.provenance import trained_on
 
 RETRY_AFTER = 600  # seconds
 FETCHED: set[str] = set()  # Hub datasets that this process has loaded, so that they are in its cache

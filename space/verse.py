@@ -10,7 +10,7 @@ import pronouncing
 from pypinyin import Style, lazy_pinyin, pinyin
 from pypinyin.contrib.tone_convert import to_finals
 
-from training.quality import HAN, WORD
+from training.evaluation.quality import HAN, WORD
 
 LONGEST_VERSE = 12  # words: most lines of wrapped prose have more, lines of verse hardly ever do
 REACH = 8  # lines, or Chinese clauses, that two rhyming ones may be apart

@@ -19,10 +19,10 @@ from modeling import PRESETS
 from space.language import VisitorError, check_encodable, say
 from space.loading import load_checkpoint, load_config, load_once, short_name
 from training.command import UserError
-from training.generate import stream_text
-from training.inputs import check_checkpoint
-from training.quality import is_chinese
-from training.quatrains import request
+from training.data.quatrains import request
+from training.evaluation.quality import is_chinese
+from training.evaluation.sampling import stream_text
+from training.loading import check_checkpoint
 
 CHECKPOINTS = Path(__file__).with_name("checkpoints")
 EVOLUTION = tuple(PRESETS)

@@ -103,7 +103,8 @@ def outside(tmp_path):
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory) -> Path:
     """The checkpoints of the repository as they would be pushed, with the code beside the weights."""
-    from training.checkpoints import load_trained, save_model
+    from training.engine.checkpoints import save_model
+    from training.loading import load_trained
 
     folder = tmp_path_factory.mktemp("prepared")
     for checkpoint in (PROJECT / "space" / "checkpoints").iterdir():
@@ -115,8 +116,8 @@ def prepared(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory) -> Path:
     """The folder of a short finished run on the sampler corpus."""
-    from training.loop import train
-    from training.recipe import load_recipe
+    from training.engine.loop import train
+    from training.engine.recipe import load_recipe
 
     folder = tmp_path_factory.mktemp("runs") / "trained"
     settings = {

@@ -1,194 +1,27 @@
 """The validation loss: nats per character over the whole validation split.
 
-    python -m training.evaluate runs/oz-modern/best --corpus oz
-    python -m training.evaluate runs/oz-modern/best --corpus oz --samples 20   # and what its samples are worth
-
-For a decoder windows of the model's context slide by half their length and each character is scored once, with at
-least half a context before it (the first window scores all of its own). The first character has nothing before it and
-is not scored. For an encoder-decoder the text is cut into passages of its context, and each but the first is scored
-after the one before it as the source. For an encoder gaps are made in every window of its context, always the same,
-and what they hide is scored. A character that the vocabulary lacks is scored as the bytes that encode it, so that
-losses of different vocabularies compare.
+python -m training.evaluate runs/oz-modern/best --corpus oz
+python -m training.evaluate runs/oz-modern/best --corpus oz --samples 20   # and what its samples are worth
 """
 
 import argparse
 import math
 
-import torch
-from torch import nn
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tokenizer import encode_text
-from training.checkpoints import load_trained
 from training.command import UserError, run_command
-from training.corpora import NAMES, Corpus, load_corpus
-from training.data import IGNORED, Copy, encode, mask_spans
-from training.generate import stream_text
-from training.kernels import choose_device, choose_kernels
-from training.library import SHELVES
-from training.overlap import trained_on
-from training.quality import is_chinese, measure_quality
+from training.data.corpora import NAMES, Corpus, load_corpus
+from training.data.library import SHELVES
+from training.engine.kernels import choose_kernels
+from training.engine.provenance import trained_on
+from training.evaluation.quality import is_chinese, measure_quality
+from training.evaluation.sampling import stream_text
+from training.evaluation.scores import expert_load, score_text
+from training.loading import choose_device, load_trained
 
 SAMPLE_TOKENS = 300
 MEMORISED = 0.1  # share of eight words in a row, from which on a model recites
-LOGITS = 1 << 25  # computed at once: 128 MiB in float32
-
-
-def count_windows(length: int, context: int) -> int:
-    """How many windows [`sliding_windows`] cuts from so many tokens."""
-    stride = max(1, context // 2)
-    return len(range(0, max(1, length - 1 - context + stride), stride))
-
-
-def sliding_windows(
-    tokens: torch.Tensor, context: int, numbers: torch.Tensor | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Inputs and targets, `(windows, context)` each, of the windows with these numbers, `(windows,)`, or of all.
-
-    In all windows of a text together every token but the first is a target exactly once.
-    """
-    stride = max(1, context // 2)
-    if numbers is None:
-        numbers = torch.arange(count_windows(len(tokens), context))
-    places = numbers[:, None] * stride + torch.arange(context + 1)  # (windows, context + 1)
-    windows, beyond = tokens[places.clamp(max=len(tokens) - 1)].long(), places >= len(tokens)
-    # Padding stands on the right, where a causal model cannot see it from any position that is scored.
-    inputs, targets = windows[:, :-1].masked_fill(beyond[:, :-1], 0), windows[:, 1:].masked_fill(beyond[:, 1:], IGNORED)
-    targets[numbers > 0, : context - stride] = IGNORED
-    return inputs, targets
-
-
-def passages(tokens: torch.Tensor, context: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sources and targets, `(passages, context)` each: every passage but the first is the target after the last."""
-    missing = -len(tokens) % context
-    rows = nn.functional.pad(tokens, (0, missing), value=IGNORED).view(-1, context)
-    return rows[:-1], rows[1:]
-
-
-def whole_windows(tokens: torch.Tensor, context: int) -> torch.Tensor:
-    """A text cut into windows, `(windows, context)`, or shorter where the text is; the last rest is left out."""
-    length = min(len(tokens), context)
-    return tokens[: len(tokens) // length * length].view(-1, length)
-
-
-def validation_loss(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    text: str,
-    context: int | None = None,
-    process: int = 0,
-    processes: int = 1,
-) -> float:
-    """This process's share of the loss of `text` in nats per character; add the shares of all processes up.
-
-    It takes what [`score_text`] takes.
-    """
-    return score_text(model, tokenizer, text, context, process, processes)[0]
-
-
-@torch.no_grad()
-def score_text(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    text: str,
-    context: int | None = None,
-    process: int = 0,
-    processes: int = 1,
-) -> tuple[float, float]:
-    """This process's share of the loss of `text` in nats per character, and of the tokens that the model ranks first.
-
-    Windows are cut as they are scored, so that a long text takes no more memory than its ids.
-
-    Args:
-        context: the length of a window; the model's own by default.
-        process, processes: score the windows `process`, `process + processes`, ...
-
-    Raises:
-        UserError: a text so short that nothing in it can be scored.
-    """
-    tokens = torch.from_numpy(encode_text(tokenizer, text)).int()
-    context = context or model.config.max_position_embeddings
-    both = model.config.is_encoder_decoder
-    # What is not scored: a decoder's first token, or an encoder-decoder's first source.
-    given = len(tokenizer.decode(tokens[: context if both else 1]))
-    if len(text) <= given:
-        raise UserError(
-            f"a text of {len(text)} characters has nothing to score after the first {given}; give a longer one."
-        )
-    if model.config.is_causal and not both:
-        count, length, scored, ranked = count_windows(len(tokens), context), context, len(text) - given, len(tokens) - 1
-
-        def cut(numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            return sliding_windows(tokens, context, numbers)
-    else:
-        if both:
-            inputs, targets = passages(tokens.long(), context)
-        else:
-            inputs, targets = mask_spans(whole_windows(tokens.long(), context), tokenizer.mask_token_id, seed=0)
-        (count, length), ranked = inputs.shape, int((targets != IGNORED).sum())
-        scored = len(text) - given if both else ranked * len(text) / len(tokens)
-
-        def cut(numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            return inputs[numbers], targets[numbers]
-
-    total, correct, rows = 0.0, 0, max(1, min(64, LOGITS // (length * model.config.vocab_size)))
-    # Every process goes through the model equally often, as a sharded one needs: some score an empty window.
-    own = torch.arange(process, count + -count % processes, processes).split(rows)
-    for numbers in tqdm(own, "scoring", unit="batch", delay=2, leave=False, mininterval=0.5, disable=process > 0):
-        x, y = cut(numbers.clamp(max=count - 1))
-        y[numbers >= count] = IGNORED
-        nats, ranked_first = score_batch(model, {"input_ids": x, "labels": y} if both else {"input_ids": x}, y)
-        total, correct = total + nats, correct + ranked_first
-    return total / scored, correct / ranked
-
-
-@torch.no_grad()
-def score_batch(model: PreTrainedModel, batch: dict[str, torch.Tensor], targets: torch.Tensor) -> tuple[float, int]:
-    """The sum of the nats of all targets, `(batch, length)`, in evaluation mode, and how many are ranked first."""
-    training = model.training
-    model.eval()
-    batch = {name: rows.to(model.device) for name, rows in batch.items()}
-    logits = model(**batch, use_cache=False).logits.float()  # (batch, length, vocab)
-    model.train(training)
-    targets = targets.to(model.device)
-    nats = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
-    return float(nats), int((logits.argmax(-1) == targets).sum())
-
-
-@torch.no_grad()
-def expert_load(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> torch.Tensor:
-    """The share of a text's tokens that each expert of a mixture works on, `(layers, experts)`.
-
-    A row sums to 1; with a balanced load every expert has `1 / experts`.
-    """
-    inputs = whole_windows(encode(tokenizer, text), model.config.max_position_embeddings)
-    model.eval()
-    counts = torch.zeros(model.config.num_hidden_layers, model.config.num_local_experts)
-    for x in inputs.split(64):
-        router_logits = model(input_ids=x.to(model.device), use_cache=False, output_router_logits=True).router_logits
-        for layer, logits in enumerate(router_logits):  # (tokens, experts)
-            chosen = logits.topk(model.config.num_experts_per_tok).indices.flatten().cpu()
-            counts[layer] += chosen.bincount(minlength=counts.shape[1])
-    return counts / counts.sum(1, keepdim=True)
-
-
-@torch.no_grad()
-def score_copies(model: PreTrainedModel, task: Copy, batches: int = 8) -> tuple[float, float]:
-    """The loss in nats per character, and the share of strings copied exactly, on strings that training never sees."""
-    total, characters, exact, strings = 0.0, 0, 0, 0
-    model.eval()
-    for number in range(1, batches + 1):
-        batch = task.at(-number)
-        targets = batch["labels"]
-        total += score_batch(model, batch, targets)[0]
-        characters += int((targets != IGNORED).sum())
-        source = {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask")}
-        written = model.generate(**source, max_new_tokens=task.context, do_sample=False)[:, 1:].cpu()
-        written = nn.functional.pad(written, (0, task.context - written.shape[1]), value=task.padding)
-        exact += int((written == targets.masked_fill(targets == IGNORED, task.padding)).all(dim=1).sum())
-        strings += len(targets)
-    return total / characters, exact / strings
 
 
 def write_samples(

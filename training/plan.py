@@ -23,8 +23,8 @@ import yaml
 from tqdm import tqdm
 
 from training.command import UserError, run_command
-from training.corpora import NAMES, load_corpus
-from training.recipe import Recipe
+from training.data.corpora import NAMES, load_corpus
+from training.engine.recipe import Recipe
 
 SIZES = (
     (2, 64, 2),
@@ -96,7 +96,7 @@ def recipe_of(corpus: str, size: tuple[int, int, int], steps: int, epochs: float
 
 def measure(recipe: Recipe, steps: int = 8) -> tuple[int, float]:
     """The parameters of a recipe's model, and the seconds of one of its steps on this machine."""
-    from training.loop import Run
+    from training.engine.loop import Run
 
     with tempfile.TemporaryDirectory() as folder:
         run = Run(recipe, Path(folder), looked_through=True)
@@ -111,8 +111,8 @@ def measure(recipe: Recipe, steps: int = 8) -> tuple[int, float]:
 
 def train_once(recipe: Recipe) -> dict[str, float]:
     """Train a recipe and keep nothing but figures: parameters, tokens, the best loss and the seconds of training."""
-    from training.evaluate import validation_loss
-    from training.loop import Run
+    from training.engine.loop import Run
+    from training.evaluation.scores import validation_loss
 
     with tempfile.TemporaryDirectory() as folder:
         run = Run(recipe, Path(folder))

@@ -13,8 +13,7 @@ import argparse
 from pathlib import Path
 
 from training.command import GOES_ON, let_others_work, run_command
-from training.inputs import check_inputs
-from training.recipe import add_recipe_options, load_recipe, overrides_from_arguments
+from training.engine.recipe import add_recipe_options, check_inputs, load_recipe, overrides_from_arguments
 
 
 def main() -> None:
@@ -31,7 +30,10 @@ def main() -> None:
     check_inputs(recipe)
     let_others_work()
 
-    from training.loop import disconnect, train  # torch takes seconds, which a refused recipe should not wait for
+    from training.engine.loop import (  # torch takes seconds, which a refused recipe should not wait for
+        disconnect,
+        train,
+    )
 
     output = arguments.output or Path("runs") / Path(arguments.recipe).stem
     train(recipe, output, overwrite=arguments.overwrite, dry_run=arguments.dry_run)

@@ -27,9 +27,10 @@ from transformers.utils.logging import disable_progress_bar
 from modeling.interop.sentencepiece_model import is_character_level
 from modeling.interop.verify import as_table, certify
 from modeling.loading import find_file, load_model
-from training.checkpoints import METRICS, RECORD, SNAPSHOTS, load_trained, record_path, save_model, writing
 from training.command import UserError, in_one_line, run_command
-from training.overlap import find_record, stages_before
+from training.engine.checkpoints import METRICS, RECORD, SNAPSHOTS, record_path, save_model, writing
+from training.engine.provenance import find_record, stages_before
+from training.loading import load_trained
 from training.results import changes
 
 PROJECT = Path(__file__).parent.parent

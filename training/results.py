@@ -13,7 +13,7 @@ from statistics import mean
 
 from modeling import PRESETS
 from training.command import UserError, run_command
-from training.recipe import Recipe
+from training.engine.recipe import Recipe
 
 PROJECT = Path(__file__).parent.parent
 BEGIN, END = "<!-- results: written by python -m training.results -->", "<!-- end of results -->"

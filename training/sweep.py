@@ -15,8 +15,7 @@ from pathlib import Path
 from statistics import mean
 
 from training.command import GOES_ON, UserError, let_others_work, run_command
-from training.inputs import check_inputs
-from training.recipe import add_recipe_options, load_recipe, overrides_from_arguments
+from training.engine.recipe import add_recipe_options, check_inputs, load_recipe, overrides_from_arguments
 
 TABLE, PLOT = "sweep.md", "sweep.png"
 
@@ -39,7 +38,7 @@ def folder_name(setting: tuple[tuple[str, str], ...]) -> str:
 
 def read_losses(folder: Path, seeds: list[str]) -> list[float]:
     """The best validation losses of the finished runs of a setting."""
-    from training.checkpoints import RECORD  # imports torch, which a refused recipe should not wait for
+    from training.engine.checkpoints import RECORD  # imports torch, which a refused recipe should not wait for
 
     paths = [folder / f"seed-{seed}" / RECORD for seed in seeds]
     records = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
@@ -99,7 +98,7 @@ def main() -> None:
     say = print if main_process else lambda *words: None
     say(f"{len(settings)} settings, {len(seeds)} seeds each: {len(runs)} runs in {output}")
 
-    from training.loop import Diverged, disconnect, train
+    from training.engine.loop import Diverged, disconnect, train
 
     results = {}
     for number, (setting, seed, recipe) in enumerate(runs, start=1):

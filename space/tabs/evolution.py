@@ -11,7 +11,7 @@ from space.loading import keep_recent
 from space.tabs import figures
 from space.tabs.components import VIEW_LIMITS, Translated, scripted, token_value
 from training.command import UserError
-from training.generate import stream_text
+from training.evaluation.sampling import stream_text
 
 LINE = "The moon upon the water"
 SAMPLES = ["The moon upon the water", "明月松间照，清泉石上流。", "Dorothy 与 Toto"]

@@ -14,8 +14,8 @@ from space.tabs import figures
 from space.tabs.components import EXPLANATION_LIMITS, Translated, scripted, token_value
 from space.token_scores import ScoredToken
 from space.verse import LineVerse, analyse_verse
-from training.checkpoints import RECORD
 from training.command import UserError
+from training.engine.checkpoints import RECORD
 
 EXAMPLES = [
     "Write me a poem",

@@ -13,9 +13,9 @@ from modeling.modeling_ozymandias import model_class
 from space.loading import load_checkpoint
 from tests.conftest import PROJECT
 from tokenizer import build_character_tokenizer
-from training.build import build_model, build_tokenizer
-from training.checkpoints import load_trained
-from training.recipe import Recipe
+from training.engine.build import build_model, build_tokenizer
+from training.engine.recipe import Recipe
+from training.loading import load_trained
 
 FILES = sorted((PROJECT / "modeling").glob("*.py"))
 

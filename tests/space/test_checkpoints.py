@@ -15,8 +15,8 @@ from modeling.loading import load_model
 from space.evolution import LABORATORY
 from space.writer import CHECKPOINTS, EVOLUTION
 from tests.conftest import PROJECT
-from training.corpora import load_corpus
-from training.evaluate import validation_loss
+from training.data.corpora import load_corpus
+from training.evaluation.scores import validation_loss
 
 TUNED = ["english", "chinese"]  # in two stages
 SHOWN = ["poetry-growth", *(f"lab-{kind}" for kind in LABORATORY)]  # in the tab for growing

@@ -26,7 +26,7 @@ from space.inside import (
 from tests.conftest import PROJECT, random_model
 from tokenizer import build_bpe_tokenizer, build_character_tokenizer
 from training.command import UserError
-from training.evaluate import score_text
+from training.evaluation.scores import score_text
 
 CHECKPOINTS = PROJECT / "space" / "checkpoints"
 TEXT = "The moon upon the water, and the 诗 of Oz.\nDorothy looked up"

@@ -10,8 +10,8 @@ from space import originality
 from space.originality import Originality, Passage, copied_passages
 from space.tabs.write import describe_originality
 from tests.space.conftest import at_once
-from training.corpora import BETWEEN, load_corpus
-from training.works import COLLECTIONS, WORKS, Work
+from training.data.corpora import BETWEEN, load_corpus
+from training.data.works import COLLECTIONS, WORKS, Work
 
 
 def prose(seed: int, words: int = 2000) -> str:

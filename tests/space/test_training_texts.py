@@ -12,7 +12,7 @@ from tests.space.conftest import wait_until
 from tests.space.test_originality import checkpoint, prose
 from training import corpora
 from training.command import UserError
-from training.works import WORKS, Work
+from training.data.works import WORKS, Work
 
 
 @pytest.fixture

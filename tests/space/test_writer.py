@@ -22,8 +22,8 @@ from space.writer import (
     served_models,
 )
 from training.command import UserError
-from training.quality import is_chinese
-from training.quatrains import form_of
+from training.data.quatrains import form_of
+from training.evaluation.quality import is_chinese
 
 
 @pytest.mark.parametrize(

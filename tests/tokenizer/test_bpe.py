@@ -5,7 +5,7 @@ from transformers import AutoTokenizer
 
 from tests.forks import run_forked
 from tokenizer import build_bpe_tokenizer, build_character_tokenizer, encode_batch, encode_text, token_bytes
-from training.corpora import load_corpus
+from training.data.corpora import load_corpus
 
 TEXT = load_corpus("sampler").text + "春眠不觉晓，处处闻啼鸟。\n" * 9
 TOKENIZER = build_bpe_tokenizer(TEXT, vocab_size=600)

@@ -8,7 +8,7 @@ from tests.forks import run_forked
 from tokenizer import build_bpe_tokenizer, encode_text
 from tokenizer.bpe import BYTE_OF
 from tokenizer.byte_pairs import BytePairs
-from training.corpora import load_corpus
+from training.data.corpora import load_corpus
 
 
 def assert_same_as_the_library(text: str, vocab_size: int) -> None:

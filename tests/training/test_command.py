@@ -6,9 +6,9 @@ from training.command import printable
 PROGRAM = """
 import os, sys
 sys.argv = ["pretrain", "--recipe", "smoke", "--dry-run"]
-import training.loop
+import training.engine.loop
 import training.pretrain
-training.loop.train = lambda *given, **more: print(os.environ.get("OMP_WAIT_POLICY"))
+training.engine.loop.train = lambda *given, **more: print(os.environ.get("OMP_WAIT_POLICY"))
 training.pretrain.main()
 """
 

@@ -8,8 +8,8 @@ from modeling import OzymandiasForCausalLM, preset_config
 from tests.forks import run_forked
 from tokenizer import build_character_tokenizer
 from training.command import UserError
-from training.data import IGNORED
-from training.evaluate import count_windows, sliding_windows, validation_loss
+from training.data.windows import IGNORED
+from training.evaluation.scores import count_windows, sliding_windows, validation_loss
 
 
 @pytest.mark.parametrize("length", [2, 7, 8, 9, 12, 13, 40, 41, 1000])
@@ -79,7 +79,7 @@ def test_no_more_windows_are_cut_and_scored_at_once_than_the_logits_may_take(mon
         return call(**batch)
 
     call = model.forward
-    monkeypatch.setattr("training.evaluate.sliding_windows", recorded)
+    monkeypatch.setattr("training.evaluation.scores.sliding_windows", recorded)
     monkeypatch.setattr(model, "forward", forward)
     monkeypatch.setattr("training.evaluate.LOGITS", 5 * 16 * len(tokenizer))
     assert validation_loss(model, tokenizer, text) == pytest.approx(whole, rel=1e-5)

@@ -10,8 +10,9 @@ from modeling import OzymandiasForCausalLM, preset_config
 from tests.conftest import random_model
 from tests.forks import run_forked
 from tokenizer import build_character_tokenizer
-from training.checkpoints import save_model
-from training.generate import choose, main, stream_text, stream_tokens
+from training.engine.checkpoints import save_model
+from training.evaluation.sampling import choose, stream_text, stream_tokens
+from training.generate import main
 
 TEXT = "the moon upon the water \ufffd\n"
 TOKENIZER = build_character_tokenizer(TEXT)

@@ -7,8 +7,8 @@ from tests.forks import run_forked
 from training import plan
 from training.benchmarks.scaling import fit_law
 from training.command import UserError
+from training.engine.recipe import load_recipe
 from training.plan import Law, load_law, propose, recipe_of
-from training.recipe import load_recipe
 
 LAW = Law(E=1.1, A=30.0, alpha=0.35, B=400.0, beta=0.45, repeats=12.0)
 

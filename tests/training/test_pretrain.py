@@ -14,11 +14,11 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokeni
 
 from tests.conftest import run
 from tests.forks import run_forked, start_forked
-from training.checkpoints import list_checkpoints
 from training.command import run_command
-from training.loop import MANY_EPOCHS, train
+from training.engine.checkpoints import list_checkpoints
+from training.engine.loop import MANY_EPOCHS, train
+from training.engine.recipe import RECIPES, load_recipe
 from training.pretrain import main
-from training.recipe import RECIPES, load_recipe
 
 # Eight epochs of 24 steps, so that a kill falls into a later one; with dropout the random state matters, and with
 # accumulation the parts.
@@ -97,7 +97,9 @@ def test_a_mixture_says_how_its_load_is_spread(tmp_path):
 
 def test_the_load_of_a_mixture_is_that_of_the_characters_that_are_scored(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr("training.loop.expert_load", lambda model, tokenizer, text: seen.append(text) or torch.ones(1))
+    monkeypatch.setattr(
+        "training.engine.loop.expert_load", lambda model, tokenizer, text: seen.append(text) or torch.ones(1)
+    )
     fields = {"steps": "1", "context": "32", "batch_size": "2", "validation_characters": "40", "sample_length": "1"}
     fields |= {"model.feed_forward_type": "moe", "model.output_router_logits": "true"}
     train(load_recipe("smoke", list(fields.items())), tmp_path / "run")
@@ -321,7 +323,7 @@ def test_a_changed_text_is_not_gone_on_with(capsys, monkeypatch, tmp_path, text)
 
 def test_full_disk_while_logging_is_one_sentence(capsys, monkeypatch, tmp_path, text):
     """The checkpoints have a test of their own; a line of metrics can fail as well."""
-    from training.record import RunRecord
+    from training.engine.record import RunRecord
 
     def full(*args, **values):
         raise OSError(28, "No space left on device")

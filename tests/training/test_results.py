@@ -6,7 +6,7 @@ import pytest
 from tests.forks import run_forked
 from training import results
 from training.command import UserError
-from training.recipe import Recipe
+from training.engine.recipe import Recipe
 
 
 def test_the_readme_has_the_table_of_the_records():

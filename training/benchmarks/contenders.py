@@ -28,10 +28,10 @@ from tqdm import tqdm
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from training.command import UserError
-from training.corpora import Corpus, load_corpus
-from training.data import encode
-from training.loop import Run
-from training.recipe import Recipe, load_recipe
+from training.data.corpora import Corpus, load_corpus
+from training.data.windows import encode
+from training.engine.loop import Run
+from training.engine.recipe import Recipe, load_recipe
 
 # The configuration for small runs on a CPU of nanoGPT's README.
 CONTEXT, BATCH, STEPS, LAYERS, HEADS, HIDDEN = 64, 12, 2000, 4, 4, 128
@@ -127,7 +127,7 @@ def train_in_loop(
     build: Callable[[int], nn.Module] | None = None,
     patch: Callable[[Run], None] | None = None,
 ) -> Course:
-    """Train by `training.loop.Run`, scored after every `every` steps in the last half and now and then before.
+    """Train by `training.engine.loop.Run`, scored after every `every` steps in the last half and now and then before.
 
     Args:
         build: makes another model in place of the recipe's, from the size of the vocabulary.

@@ -14,13 +14,14 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.checkpoints import RECORD, load_trained
 from training.command import UserError, run_command
-from training.compressor import ppmd_loss
-from training.corpora import load_corpus
-from training.evaluate import score_text
-from training.kernels import choose_kernels
-from training.recipe import load_recipe
+from training.data.corpora import load_corpus
+from training.engine.checkpoints import RECORD
+from training.engine.kernels import choose_kernels
+from training.engine.recipe import load_recipe
+from training.evaluation.compressor import ppmd_loss
+from training.evaluation.scores import score_text
+from training.loading import load_trained
 from training.results import PROJECT, one_line, write_between
 
 RUNS, RECORDS = Path("runs"), Path(__file__).with_name("records")
@@ -53,7 +54,7 @@ ROWS = (
 
 def record_row(row: Row) -> None:
     """Train what is missing of a row, score it, and keep the records of its runs."""
-    from training.loop import train
+    from training.engine.loop import train
 
     for name in row.recipes:
         train(load_recipe(name), RUNS / name)

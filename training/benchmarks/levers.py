@@ -21,13 +21,13 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from training import kernels, loop, optimizers
 from training.benchmarks.contenders import peak_memory_mb, train_in_loop
 from training.benchmarks.report import write_table
 from training.benchmarks.speedrun import in_new_process
 from training.command import UserError, run_command
-from training.loop import Run
-from training.recipe import load_recipe
+from training.engine import kernels, loop, optimizers
+from training.engine.loop import Run
+from training.engine.recipe import load_recipe
 
 RECIPE = "speedrun"
 

@@ -22,9 +22,9 @@ from tqdm import tqdm
 from tokenizer import build_character_tokenizer
 from training.benchmarks.report import write_table
 from training.command import run_command
-from training.loop import Run
-from training.recipe import Recipe
-from training.stream import Stream, StreamedCorpus
+from training.data.stream import Stream, StreamedCorpus
+from training.engine.loop import Run
+from training.engine.recipe import Recipe
 
 MEGABYTE = 1_000_000
 

@@ -17,9 +17,9 @@ from tqdm import tqdm
 from training.benchmarks.report import write_table
 from training.benchmarks.speedrun import in_new_process
 from training.command import run_command
-from training.corpora import load_corpus
+from training.data.corpora import load_corpus
+from training.engine.record import write_text
 from training.plan import BATCH, CONTEXT, SCALING, Law, propose, recipe_of, train_once
-from training.record import write_text
 
 GRID = {  # sizes and the steps that each is trained for
     (2, 64, 2): (100, 300, 1000, 3000),

@@ -24,8 +24,8 @@ from training.benchmarks.contenders import Course, find_nanogpt, run_nanogpt, ru
 from training.benchmarks.machine import describe_machine, matrix_peak
 from training.benchmarks.report import README, write_table
 from training.command import UserError, run_command
-from training.corpora import load_corpus
-from training.record import write_text
+from training.data.corpora import load_corpus
+from training.engine.record import write_text
 
 
 def in_new_process(function, *arguments, **options):

@@ -33,7 +33,7 @@ from training.benchmarks.contenders import (
 from training.benchmarks.machine import describe_machine, matrix_peak, wait
 from training.benchmarks.report import write_table
 from training.command import run_command
-from training.record import write_text
+from training.engine.record import write_text
 
 SIZES = {"0.8M": (4, 128, 4), "10.7M": (6, 384, 6), "124M": (12, 768, 12)}  # layers, hidden, heads
 OURS = {"ours (gpt)": "gpt", "ours (modern)": "modern"}
@@ -74,8 +74,8 @@ def build_step(name: str, arguments: argparse.Namespace, size: str):
 
 def our_step(preset: str, arguments: argparse.Namespace, size: str):
     """A step of this project's own loop."""
-    from training.loop import Run
-    from training.recipe import Recipe
+    from training.engine.loop import Run
+    from training.engine.recipe import Recipe
 
     layers, hidden, heads = SIZES[size]
     model = {"num_hidden_layers": layers, "hidden_size": hidden, "num_attention_heads": heads}

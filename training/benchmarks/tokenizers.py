@@ -15,12 +15,12 @@ import time
 
 from tokenizer import encode_text
 from training.benchmarks.report import write_table
-from training.build import build_tokenizer
 from training.command import run_command
-from training.corpora import NAMES, Corpus, load_corpus
+from training.data.corpora import NAMES, Corpus, load_corpus
+from training.engine.build import build_tokenizer
+from training.engine.recipe import Recipe, load_recipe
+from training.evaluation.quality import is_chinese
 from training.plan import train_once
-from training.quality import is_chinese
-from training.recipe import Recipe, load_recipe
 
 KINDS = (("character", None), ("bpe", 512), ("bpe", 1024), ("bpe", 2048), ("bpe", 4096))
 CHINESE_KINDS = (("character", None), ("character", 4096), ("bpe", 4096))

@@ -11,9 +11,9 @@ from space.writer import CHECKPOINTS
 from tests.conftest import run
 from tests.hub_server import HubServer, Repo
 from tests.space.conftest import open_tab, wait_until
-from training.checkpoints import list_snapshots
 from training.command import UserError
-from training.corpora import load_corpus
+from training.data.corpora import load_corpus
+from training.engine.checkpoints import list_snapshots
 from training.publish import copy_records
 
 LINE = "The moon upon the water"

@@ -18,8 +18,8 @@ from training.benchmarks.contenders import (
     transformers_model,
 )
 from training.command import UserError
-from training.corpora import load_corpus
-from training.recipe import load_recipe
+from training.data.corpora import load_corpus
+from training.engine.recipe import load_recipe
 
 # A checkout in the shape of nanoGPT's, with a model that learns nothing: what the driver reads and wraps.
 MODEL = """

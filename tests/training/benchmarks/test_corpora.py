@@ -5,8 +5,8 @@ import pytest
 from training.benchmarks import corpora
 from training.benchmarks.corpora import ROWS, Row, record_row, table
 from training.command import UserError
-from training.corpora import load_corpus
-from training.recipe import RECIPES, load_recipe
+from training.data.corpora import load_corpus
+from training.engine.recipe import RECIPES, load_recipe
 
 
 def test_every_corpus_of_the_table_has_its_recipes():

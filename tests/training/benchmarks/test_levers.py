@@ -5,12 +5,12 @@ import dataclasses
 import pytest
 import torch
 
-from training import kernels, loop, optimizers
 from training.benchmarks import levers
 from training.benchmarks.contenders import train_in_loop
 from training.benchmarks.levers import LEARNING, SPEED, Lever, chosen
 from training.command import UserError
-from training.recipe import load_recipe
+from training.engine import kernels, loop, optimizers
+from training.engine.recipe import load_recipe
 
 STEPS = [("corpus", "sampler"), ("steps", "12"), ("batch_size", "4"), ("model.hidden_size", "32")]
 

@@ -1,6 +1,6 @@
 from tests.forks import run_forked
 from training.benchmarks.tokenizers import measure, recipe_for
-from training.corpora import load_corpus
+from training.data.corpora import load_corpus
 
 
 def test_longer_tokens_are_counted():

@@ -1,0 +1,1 @@
+"""From a public address to batches of token ids."""

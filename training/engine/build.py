@@ -1,0 +1,206 @@
+"""What a run is built from: the tokenizer, the model and the accelerator that a recipe asks for."""
+
+import os
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+from accelerate.utils import DistributedType, ProjectConfiguration
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from modeling import OzymandiasConfig, preset_config
+from modeling.loading import check_reachable, load_model
+from modeling.modeling_ozymandias import model_class
+from tokenizer import build_bpe_tokenizer, build_character_tokenizer
+from tokenizer.bpe import VOCAB_SIZE
+from training.command import UserError, in_one_line
+from training.data.documents import Documents, Phases, stored_documents
+from training.data.mixture import Mixture
+from training.data.stream import StreamedCorpus
+from training.data.windows import Windows
+from training.engine.recipe import Recipe
+from training.loading import check_checkpoint, not_loaded
+
+
+def check_start(recipe: Recipe) -> None:
+    """Refuse, before a corpus is loaded, to start from a checkpoint that cannot be reached.
+
+    Raises:
+        UserError: it is no folder, and the Hub does not answer.
+    """
+    if recipe.start_from:
+        try:
+            check_reachable(recipe.start_from)
+        except OSError as error:
+            raise UserError(not_loaded(recipe.start_from, error)) from None
+
+
+def build_tokenizer(recipe: Recipe, texts: str | list[str]) -> PreTrainedTokenizerBase:
+    """The tokenizer of a recipe: that of the checkpoint it starts from, or one made of a text or several.
+
+    Raises:
+        UserError: there is none, or the vocabulary is too small.
+    """
+    if recipe.start_from:
+        check_checkpoint(recipe.start_from)
+        try:
+            return AutoTokenizer.from_pretrained(recipe.start_from, trust_remote_code=False)
+        except (OSError, ValueError) as error:
+            raise UserError(not_loaded(recipe.start_from, error)) from None
+    try:
+        with_mask = recipe.task == "masked"
+        if recipe.tokenizer == "bpe":
+            return build_bpe_tokenizer(texts, recipe.vocab_size or VOCAB_SIZE, with_mask, recipe.chat_tokens)
+        return build_character_tokenizer("".join(texts), recipe.vocab_size, with_mask)
+    except (OSError, ValueError) as error:
+        raise UserError(f"the tokenizer cannot be had: {in_one_line(error)}") from None
+
+
+def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """The model of a recipe: a new one, or the checkpoint that it starts from with the recipe's changes.
+
+    Raises:
+        UserError: it cannot be built or loaded, or the checkpoint is of another task.
+    """
+    if not recipe.start_from:
+        config = model_config(recipe, len(tokenizer), tokenizer)
+        return model_class(config)(config)
+    try:
+        config = AutoConfig.from_pretrained(recipe.start_from, trust_remote_code=False)
+        longest = config.max_position_embeddings
+        config = type(config)(**{**config.to_dict(), **recipe.model, "max_position_embeddings": recipe.context})
+        if config.position_type == "learned" and recipe.context != longest:
+            raise ValueError(f"its learned positions are {longest}; give --context {longest}.")
+        # Not in the precision that it is stored in: Accelerate computes in half precision, over weights in float32.
+        model = load_model(recipe.start_from, config=config, dtype=torch.float32)
+    except Exception as error:  # transformers and safetensors each have their own for a bad checkpoint or field
+        raise UserError(f"{recipe.start_from} cannot be fine-tuned: {in_one_line(error)}") from None
+    expected = model_config(recipe, len(tokenizer), tokenizer)
+    if (config.is_causal, config.is_encoder_decoder) != (expected.is_causal, expected.is_encoder_decoder):
+        raise UserError(
+            f"{recipe.start_from} is no model for the task {recipe.task}; give the task that it was made by."
+        )
+    return model
+
+
+def model_config(recipe: Recipe, vocab_size: int, tokenizer: PreTrainedTokenizerBase | None = None) -> OzymandiasConfig:
+    """The config of the recipe's preset with its changes.
+
+    Raises:
+        UserError: an unknown preset or field, or a combination that cannot be built.
+    """
+    tokens = {name: getattr(tokenizer, name, None) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    if recipe.task != "next_token" and tokenizer is None:
+        tokens["bos_token_id"] = 0  # only looked at here, where a wrong field is to be found early
+    fixed = {
+        "vocab_size": vocab_size,
+        "max_position_embeddings": recipe.context,
+        "is_encoder_decoder": recipe.task in ("next_passage", "copy"),
+        "is_causal": recipe.task != "masked",
+        **tokens,
+    }
+    if clash := sorted(fixed.keys() & recipe.model.keys()):
+        raise UserError(
+            f"model.{clash[0]} is set by the corpus, --context or --task; leave it out of the model's fields."
+        )
+    try:
+        return preset_config(recipe.preset, **{**recipe.model, **fixed})
+    except Exception as error:  # transformers has types of its own for a wrong type and a wrong value
+        raise UserError(f"the model cannot be built: {in_one_line(error)}") from None
+
+
+def generation_config(config: OzymandiasConfig) -> GenerationConfig:
+    """How `generate` writes when it is not told: by sampling, and so many tokens that half the context is for a prompt.
+
+    An encoder-decoder writes as much as its context holds, since its prompt has a context of its own.
+    """
+    longest = config.max_position_embeddings
+    length = longest if config.is_encoder_decoder else max(1, longest // 2)
+    names = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+    ids = {name: getattr(config, name) for name in names}
+    return GenerationConfig(do_sample=True, temperature=0.8, top_p=0.95, max_new_tokens=length, **ids)
+
+
+def build_accelerator(recipe: Recipe, output: Path) -> Accelerator:
+    """The accelerator of a run.
+
+    Raises:
+        UserError: a tracker that is not known or not installed, or a batch that cannot be split evenly.
+    """
+    for tracker in recipe.trackers:
+        if tracker not in LOGGER_TYPE_TO_CLASS:
+            raise UserError(
+                f"there is no tracker '{tracker}'; choose from {', '.join(map(str, LOGGER_TYPE_TO_CLASS))}."
+            )
+    # Accelerate keeps its state for the whole process, and a second run would have the first one's precision.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    launched = int(os.environ.get("WORLD_SIZE", 1))
+    try:
+        accelerator = Accelerator(
+            cpu=launched > 1 and not torch.accelerator.is_available(),  # else it would not connect the processes
+            mixed_precision=recipe.mixed_precision,
+            gradient_accumulation_steps=recipe.gradient_accumulation_steps,
+            log_with=recipe.trackers or None,
+            project_config=ProjectConfiguration(project_dir=str(output), logging_dir=str(output / "trackers")),
+        )
+    except (ValueError, ImportError) as error:
+        raise UserError(f"Accelerate cannot be set up: {error}") from None
+    if launched > accelerator.num_processes:
+        raise UserError(
+            f"{launched} processes were launched, which Accelerate cannot connect on this device; launch one, or set "
+            "ACCELERATE_USE_CPU=true."
+        )
+    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise UserError(
+            "mixed_precision fp16 needs a GPU: on a CPU Accelerate would compute in float32 without a word; take bf16 "
+            "or no."
+        )
+    parts = accelerator.num_processes * recipe.gradient_accumulation_steps
+    if recipe.batch_size % parts:
+        raise UserError(
+            f"batch_size ({recipe.batch_size}) cannot be split evenly over {accelerator.num_processes} processes times "
+            f"{recipe.gradient_accumulation_steps} gradient_accumulation_steps; make it a multiple of {parts}."
+        )
+    sharded = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+    if recipe.average_decay and sharded:
+        raise UserError("average_decay needs whole weights in every process; leave it at 0 with FSDP and DeepSpeed.")
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        if recipe.optimizer == "muon":
+            raise UserError(
+                "DeepSpeed takes one optimizer, and would leave Muon out; set optimizer: adamw, or launch with "
+                "training/accelerate/fsdp.yaml."
+            )
+        accelerator.deepspeed_plugin.deepspeed_config |= {
+            "train_micro_batch_size_per_gpu": recipe.batch_size // parts,
+            "gradient_clipping": recipe.gradient_clip,
+        }
+    return accelerator
+
+
+def load_stream(recipe: Recipe) -> StreamedCorpus:
+    """The stream that a recipe names.
+
+    Raises:
+        UserError: a task that cannot be streamed, or what [`StreamedCorpus`] refuses.
+    """
+    if recipe.task != "next_token":
+        raise UserError(f"stream: true is for the task next_token alone, and task is {recipe.task}; set one of them.")
+    if recipe.remove_overlap:
+        raise UserError("a stream is not looked through for passages that it repeats; leave remove_overlap out.")
+    return StreamedCorpus(recipe.corpus, recipe.text_column, recipe.stream_validation)
+
+
+def mixture_batches(
+    task: type[Windows], tokenizer: PreTrainedTokenizerBase, mixture: Mixture, recipe: Recipe
+) -> Windows | Phases:
+    """The batches of a run on a mixture."""
+    stored = {part.name: stored_documents(tokenizer, part) for part in mixture.trained_on}
+    phases = []
+    for parts in filter(None, (mixture.parts, mixture.final)):
+        corpora = [(stored[part.name], part.weight, part.whole) for part in parts]
+        documents = Documents(corpora, tokenizer.eos_token_id, recipe.seed)
+        phases.append(task(tokenizer, documents, recipe.context, recipe.batch_size, recipe.seed))
+    return phases[0] if len(phases) == 1 else Phases(*phases, recipe.steps - round(recipe.final_share * recipe.steps))

@@ -1,0 +1,274 @@
+"""What a run leaves behind: the resolved recipe, the metrics line by line, the curve and the record of the whole."""
+
+import dataclasses
+import json
+import math
+import os
+import platform
+import shutil
+from pathlib import Path
+
+import datasets
+import tokenizers
+import torch
+import transformers
+import yaml
+from accelerate import Accelerator
+from accelerate import __version__ as accelerate_version
+from transformers import PreTrainedModel
+
+from training.command import UserError
+from training.data.corpora import Corpus
+from training.data.stream import StreamedCorpus
+from training.engine.checkpoints import BEST, METRICS, RECORD, SNAPSHOTS, UNFINISHED, list_checkpoints
+from training.engine.optimizers import learning_rate_share
+from training.engine.recipe import SAME_LOSSES, Recipe
+
+RECIPE, CURVE = "recipe.yaml", "loss.png"
+OVERFITTED = 0.02  # nats per character above the best, more than a loss wavers by
+
+
+def open_run(folder: Path, recipe: Recipe, corpus: Corpus | StreamedCorpus, overwrite: bool) -> bool:
+    """Make the folder of a run, or find an earlier run there. Returns whether that one is finished already.
+
+    A run goes on with more steps, and with other values of the fields that leave the losses as they are. A run that
+    has taken no step is begun anew.
+
+    Raises:
+        UserError: the folder cannot be written, is not a run's, or holds a run of another recipe or another text.
+    """
+    resolved = yaml.safe_dump(dataclasses.asdict(recipe), sort_keys=False, allow_unicode=True)
+    try:
+        if (folder / RECIPE).exists() and overwrite:
+            shutil.rmtree(folder)
+        if not (folder / RECIPE).exists() and folder.exists() and any(folder.iterdir()):
+            raise UserError(f"{folder} is not empty and holds no run; give another --output.")
+        new = not has_taken_steps(folder)
+        finished = not new and check_earlier(folder, recipe, corpus)
+        if new:
+            shutil.rmtree(folder / SNAPSHOTS, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        if not finished:
+            write_text(folder / RECIPE, resolved)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror}); give another --output.") from None
+    if finished:
+        print(f"this run is finished: {folder / BEST}; give --overwrite to train it anew, or another --output")
+    return finished
+
+
+def has_taken_steps(folder: Path) -> bool:
+    """Whether a run's folder tells of any step beyond the score at step 0."""
+    return bool(list_checkpoints(folder)) or any(line["step"] for line in read_metrics(folder))
+
+
+def check_earlier(folder: Path, recipe: Recipe, corpus: Corpus | StreamedCorpus) -> bool:
+    """Whether the run in the folder is finished, once it is certain that this recipe may go on with it.
+
+    Raises:
+        UserError: it may not, with every field that stands in the way.
+    """
+    here = dataclasses.asdict(recipe)
+    # A field that is newer than the run had its default's effect.
+    there = dataclasses.asdict(Recipe()) | yaml.safe_load((folder / RECIPE).read_text(encoding="utf-8"))
+    changed = [name for name in here if here[name] != there.get(name)]
+    wrong = [
+        f"{name} ({there.get(name)!r} there, {here[name]!r} here)"
+        for name in changed
+        if name not in SAME_LOSSES and not (name == "steps" and here["steps"] > there["steps"])
+    ]
+    if wrong:
+        raise UserError(
+            f"{folder} holds a run with another {', '.join(wrong)}, which would change its losses from here on; "
+            "give another --output, or --overwrite to drop it."
+        )
+    record = json.loads((folder / RECORD).read_text(encoding="utf-8")) if (folder / RECORD).exists() else {}
+    if record and record["corpus"]["sha256"] != corpus.sha256:
+        raise UserError(f"the text of '{recipe.corpus}' has changed since {folder} was begun; give another --output.")
+    goes_on = record.get("steps", 0) < recipe.steps and {"steps", "patience"} & set(changed)
+    return bool(record.get("finished")) and not goes_on
+
+
+def read_metrics(folder: Path) -> list[dict]:
+    """The whole lines of a run's `metrics.jsonl`; a kill may have left half of one at the end."""
+    path = folder / METRICS
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    unfinished = path.with_name(path.name + UNFINISHED)
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)
+
+
+@dataclasses.dataclass
+class Progress:
+    """How far a run has come: what a checkpoint keeps besides weights, optimizers and random states."""
+
+    step: int = 0
+    seconds: float = 0.0  # of training alone
+    train_loss: float = math.inf  # the last mean, of `log_every` steps
+    first_loss: float = math.inf
+    best_loss: float = math.inf
+    last_loss: float = math.inf
+    best_step: int = 0
+    best_sample: str = ""
+    best_scores: dict = dataclasses.field(default_factory=dict)
+    evaluations_since_best: int = 0
+    schedules: list = dataclasses.field(default_factory=list)  # from which step on, the schedule of how many steps
+
+
+class RunRecord(Progress):
+    """The figures of a run and the files they stand in. Every process keeps the figures; the main one writes."""
+
+    def __init__(
+        self,
+        folder: Path,
+        recipe: Recipe,
+        patience: int,
+        corpus: Corpus | StreamedCorpus,
+        earlier: list[dict],
+        model: PreTrainedModel,
+        accelerator: Accelerator,
+    ):
+        super().__init__()
+        self.folder, self.recipe, self.patience, self.accelerator = folder, recipe, patience, accelerator
+        self.corpus, self.earlier = corpus.figures(), earlier
+        self.parameters, self.vocabulary = model.num_parameters(), model.config.vocab_size
+
+    def state(self) -> dict:
+        """What a checkpoint keeps."""
+        return dataclasses.asdict(self)
+
+    def resume(self, state: dict | None) -> None:
+        """Go on from a checkpoint's state, or from the beginning; what was measured after it will be measured again."""
+        vars(self).update(state or {})
+        if not self.schedules or self.schedules[-1]["steps"] != self.recipe.steps:
+            self.schedules.append({"from_step": self.step, "steps": self.recipe.steps})
+        if not self.accelerator.is_main_process or not (self.folder / METRICS).exists():
+            return
+        lines = [line for line in read_metrics(self.folder) if state and line["step"] <= self.step]
+        write_text(self.folder / METRICS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        if state:
+            print(f"going on from step {self.step:,}")
+        if len(self.schedules) > 1:
+            begun = " and ".join(f"{schedule['steps']:,}" for schedule in self.schedules[:-1])
+            print(
+                f"from step {self.schedules[-1]['from_step']:,} on the learning rate is that of {self.recipe.steps:,} "
+                f"steps; before, it was that of {begun}"
+            )
+
+    @property
+    def tokens(self) -> int:
+        return self.step * self.recipe.batch_size * self.recipe.context
+
+    def log_training(self, loss: float, steps: int, seconds: float) -> float:
+        """Note the mean training loss of the last `steps`, and their time; returns tokens per second."""
+        self.seconds += seconds
+        self.train_loss = loss
+        speed = steps * self.recipe.batch_size * self.recipe.context / seconds
+        rate = self.recipe.learning_rate * learning_rate_share(self.step - 1, self.recipe)
+        self.log(train_loss=loss, learning_rate=rate, tokens=self.tokens, seconds=self.seconds, tokens_per_second=speed)
+        return speed
+
+    def log_evaluation(self, loss: float, sample: str, **scores: float) -> bool:
+        """Note a validation loss, and other scores beside it; returns whether the loss is the best so far."""
+        self.last_loss = loss
+        if self.step == 0:
+            self.first_loss = loss
+        better = loss < self.best_loss
+        if better:
+            self.best_loss, self.best_step, self.best_sample, self.best_scores = loss, self.step, sample, scores
+        self.evaluations_since_best = 0 if better else self.evaluations_since_best + 1
+        self.log(validation_loss=loss, **scores, seconds=self.seconds, sample=sample)
+        return better
+
+    def log(self, **values) -> None:
+        """Add a line to `metrics.jsonl`, and give the numbers to the trackers."""
+        if self.accelerator.is_main_process:
+            with (self.folder / METRICS).open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": self.step, **values}, ensure_ascii=False) + "\n")
+        numbers = {name: value for name, value in values.items() if isinstance(value, float)}
+        self.accelerator.log(numbers, step=self.step)
+
+    def out_of_patience(self) -> bool:
+        """Whether `patience` scores have passed without a better one."""
+        return 0 < self.patience <= self.evaluations_since_best
+
+    def finish(self) -> None:
+        """Mark the run as finished, and say what came of it."""
+        self.save(finished=True)
+        if self.accelerator.is_main_process:
+            print(
+                f"best validation loss {self.best_loss:.4f} nats per character at step {self.best_step:,}, "
+                f"{self.seconds:,.0f} s of training: {self.folder / BEST}"
+            )
+            best = self.best_scores.get("partial_validation_loss", self.best_loss)  # scored on the same characters
+            if self.last_loss > best + OVERFITTED:
+                print(
+                    f"since then it has risen to {self.last_loss:.4f} at step {self.step:,}: the model was learning "
+                    "the text by heart. For a lower loss give more text, begin with a trained checkpoint (--start_from "
+                    "space/checkpoints/english), or add dropout (--model.hidden_dropout 0.2)"
+                )
+
+    def save(self, finished: bool = False) -> None:
+        """Write `run.json` and `loss.png`."""
+        if not self.accelerator.is_main_process:
+            return
+        record = {
+            "finished": finished,
+            # A checkpoint that was started from is of no preset, whatever the recipe's default says.
+            "recipe": dataclasses.asdict(self.recipe) | ({"preset": None} if self.recipe.start_from else {}),
+            "corpus": self.corpus,
+            "trained_on_before": self.earlier,
+            "parameters": self.parameters,
+            "vocabulary": self.vocabulary,
+            "steps": self.step,
+            "schedules": self.schedules,
+            "tokens": self.tokens,
+            "training_seconds": round(self.seconds, 2),
+            "train_loss": self.train_loss,
+            "first_validation_loss": self.first_loss,
+            "best_validation_loss": self.best_loss,
+            "best_step": self.best_step,
+            "final_validation_loss": self.last_loss,
+            **self.best_scores,
+            "sample": self.best_sample,
+            "device": f"{self.accelerator.device.type}, {os.cpu_count()} cores, {platform.machine()}",
+            "processes": self.accelerator.num_processes,
+            "mixed_precision": self.accelerator.mixed_precision,
+            "versions": {
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "transformers": transformers.__version__,
+                "accelerate": accelerate_version,
+                "tokenizers": tokenizers.__version__,
+                "datasets": datasets.__version__,
+            },
+        }
+        write_text(self.folder / RECORD, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        draw_curve(self.folder)
+
+
+def draw_curve(folder: Path) -> None:
+    """Draw `loss.png` from `metrics.jsonl`: training and validation loss against steps."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    lines = read_metrics(folder)
+    figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
+    for key, label, style in (("train_loss", "training", "-"), ("validation_loss", "validation", "o-")):
+        points = [(line["step"], line[key]) for line in lines if key in line]
+        if points:
+            axes.plot(*zip(*points, strict=True), style, label=label, markersize=4)
+    axes.set(xlabel="step", ylabel="loss, nats per character", title=folder.name)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    unfinished = folder / (CURVE + UNFINISHED)
+    figure.savefig(unfinished, format="png", dpi=120)
+    pyplot.close(figure)
+    unfinished.replace(folder / CURVE)

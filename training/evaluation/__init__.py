@@ -1,0 +1,1 @@
+"""Scores of a model, and measures of what it writes."""

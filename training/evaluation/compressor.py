@@ -1,0 +1,59 @@
+"""What a compressor of the 1990s makes of a text, as a figure for a language model to beat.
+
+    python -m training.evaluation.compressor oz poetry
+
+PPMd predicts each byte from those before it and learns as it reads. The size of the whole text less that of its first
+90% is what the last 10% cost, here in nats per character, as a model's loss. It goes on learning while it reads those
+10%, which a trained model does not. Source: Shkarin, "PPM: One Step to Practicality", 2002; variant H by pyppmd.
+"""
+
+import argparse
+import math
+
+from tqdm import tqdm
+
+from training.command import UserError, run_command
+from training.data.corpora import NAMES, Corpus, load_corpus
+
+ORDERS = range(2, 17)  # bytes that it looks back
+MEMORY = (1 << 32) - (1 << 20)  # bytes, nearly the most that it takes; when they are full it begins anew
+
+
+def compressed_size(text: str, order: int) -> int:
+    """The bytes that PPMd makes of a text.
+
+    Raises:
+        UserError: pyppmd is not installed.
+    """
+    try:
+        import pyppmd
+    except ImportError:
+        raise UserError("pyppmd is not installed; install it: pip install pyppmd") from None
+    return len(pyppmd.compress(text.encode(), max_order=order, mem_size=MEMORY))
+
+
+def ppmd_loss(corpus: Corpus, orders: list[int] | range = ORDERS) -> tuple[float, int]:
+    """The nats per character of the validation split, of the best order, and that order."""
+    whole, train = corpus.text, corpus.text[: len(corpus.text) - len(corpus.validation)]
+    return min(
+        (
+            (compressed_size(whole, order) - compressed_size(train, order)) * 8 * math.log(2) / len(corpus.validation),
+            order,
+        )
+        for order in tqdm(orders, desc=f"PPMd on {corpus.name}", unit="order", delay=2, leave=False)
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("corpora", nargs="+", metavar="CORPUS", help=f"{', '.join(NAMES)}, or one of your own")
+    parser.add_argument("--orders", help="with commas (default: 2 to 16)")
+    arguments = parser.parse_args()
+    orders = [int(order) for order in arguments.orders.split(",")] if arguments.orders else ORDERS
+    for name in arguments.corpora:
+        loss, order = ppmd_loss(load_corpus(name), orders)
+        print(f"{name}: {loss:.4f} nats per character, order {order}")
+
+
+if __name__ == "__main__":
+    run_command(main)

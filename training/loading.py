@@ -1,0 +1,97 @@
+"""The checkpoint and the device that a command names.
+
+Checking a name takes no torch, whose import takes seconds, so that a wrong one is refused at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from training.command import UserError, in_one_line
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+CONFIG = "config.json"  # every checkpoint has one
+HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w.-]+)?")
+
+
+def check_checkpoint(name: str) -> None:
+    """Look whether `name` is a checkpoint's folder, or may be one on the Hub.
+
+    Raises:
+        UserError: it is neither, with the folder that was probably meant.
+    """
+    folder = Path(name)
+    if (folder / CONFIG).is_file():
+        return
+    if folder.is_dir():
+        below = sorted(path.parent for path in (*folder.glob(f"*/{CONFIG}"), *folder.glob(f"*/best/{CONFIG}")))
+        what = f"has no {CONFIG}" if any(folder.iterdir()) else "is an empty folder"
+        meant = f"did you mean {below[0]}?" if below else "give the folder of a checkpoint, such as runs/NAME/best."
+        raise UserError(f"{name} is no checkpoint: it {what}; {meant}")
+    if folder.is_file():
+        raise UserError(f"{name} is a file; give the folder of the checkpoint that it is part of.")
+    local = name.startswith((".", "runs/")) or (len(folder.parts) > 1 and Path(folder.parts[0]).is_dir())
+    if HUB_ID.fullmatch(name) and not local:
+        return  # only the Hub knows
+    beside = folder.parent
+    near = difflib.get_close_matches(folder.name, [p.name for p in beside.iterdir()], n=1) if beside.is_dir() else []
+    meant = f"did you mean {beside / near[0]}?" if near else "give the folder of a checkpoint, such as runs/NAME/best."
+    raise UserError(f"there is no folder {name}; {meant}")
+
+
+def not_loaded(name: str, error: Exception) -> str:
+    """What to say of a checkpoint that passed [`check_checkpoint`] and could not be loaded."""
+    if Path(name).exists():
+        return (
+            f"the checkpoint in {name} cannot be loaded ({in_one_line(error)[:200]}); give the folder of a whole one."
+        )
+    reason = f"{type(error).__name__}: {in_one_line(error)}"[:200]
+    return (
+        f"there is no folder {name}, and it could not be had from the Hub ({reason}); give the folder of a checkpoint, "
+        "such as runs/NAME/best, or check the Hub id and the network."
+    )
+
+
+def load_trained(
+    checkpoint: str | Path, revision: str | None = None
+) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    """The tokenizer and the model, in evaluation mode, of a folder as [`save_model`] writes it, or of a Hub id.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    from transformers import AutoTokenizer
+
+    from modeling.loading import check_reachable, load_model
+
+    check_checkpoint(str(checkpoint))
+    try:
+        check_reachable(checkpoint)
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint, revision=revision, trust_remote_code=False)
+        return tokenizer, load_model(checkpoint, revision)
+    except Exception as error:  # transformers and safetensors each have their own for a bad checkpoint
+        raise UserError(not_loaded(str(checkpoint), error)) from error
+
+
+def choose_device(asked: str | None) -> torch.device:
+    """The device that was asked for, or the machine's accelerator, or the CPU where there is none.
+
+    Raises:
+        UserError: this machine has no such device.
+    """
+    import torch
+
+    if asked is None:
+        return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    try:
+        return torch.empty(0, device=asked).device
+    except (RuntimeError, AssertionError) as error:  # torch asserts where it was built without the device
+        raise UserError(
+            f"--device {asked} cannot be used here ({in_one_line(error)[:100]}); try --device cpu."
+        ) from None
