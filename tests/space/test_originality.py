@@ -104,7 +104,7 @@ def collection(tmp_path, monkeypatch):
         sha256 = hashlib.sha256(text.encode()).hexdigest()
         monkeypatch.setitem(WORKS, name, Work(f"Title of {name}", "", "", sha256, f"{name}.txt", bytes.decode))
     monkeypatch.setitem(COLLECTIONS, "both", tuple(texts))
-    monkeypatch.setattr("training.corpora.NAMES", ("both", *texts))
+    monkeypatch.setattr("training.data.corpora.NAMES", ("both", *texts))
     monkeypatch.setenv("OZYMANDIAS_CORPORA", str(tmp_path))
     return checkpoint(tmp_path, "both"), *texts.values()
 

@@ -57,7 +57,7 @@ def test_shares_of_several_processes_add_up_and_the_mode_is_kept(monkeypatch):
     model, tokenizer = model_and_tokenizer(text)
     model.train()
     whole = validation_loss(model, tokenizer, text)
-    monkeypatch.setattr("training.evaluate.LOGITS", 1)  # one window at a time
+    monkeypatch.setattr("training.evaluation.scores.LOGITS", 1)  # one window at a time
     shares = [validation_loss(model, tokenizer, text, process=p, processes=3) for p in range(3)]
     assert sum(shares) == pytest.approx(whole, rel=1e-5)
     assert model.training
@@ -81,7 +81,7 @@ def test_no_more_windows_are_cut_and_scored_at_once_than_the_logits_may_take(mon
     call = model.forward
     monkeypatch.setattr("training.evaluation.scores.sliding_windows", recorded)
     monkeypatch.setattr(model, "forward", forward)
-    monkeypatch.setattr("training.evaluate.LOGITS", 5 * 16 * len(tokenizer))
+    monkeypatch.setattr("training.evaluation.scores.LOGITS", 5 * 16 * len(tokenizer))
     assert validation_loss(model, tokenizer, text) == pytest.approx(whole, rel=1e-5)
     assert max(asked) == 5
     assert max(seen) == 5 * 16 * len(tokenizer)

@@ -95,14 +95,14 @@ run_command(main)
     assert len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize("module", ["evaluate", "generate", "publish", "quatrains", "search"])
+@pytest.mark.parametrize("module", ["evaluate", "generate", "publish", "evaluation.quatrains", "evaluation.search"])
 def test_every_command_says_what_folder_was_meant(module, trained):
     options = {
         "evaluate": [trained, "--corpus", "sampler"],
         "generate": [trained, "the moon"],
         "publish": [trained, "--prepare", trained.parent / "prepared"],
-        "quatrains": [trained],
-        "search": ["the moon", "--corpus", "sampler", "--checkpoint", trained],
+        "evaluation.quatrains": [trained],
+        "evaluation.search": ["the moon", "--corpus", "sampler", "--checkpoint", trained],
     }
     done = run_forked("-m", f"training.{module}", *options[module], check=False)
     assert done.returncode == 1

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.forks import run_forked
-from training import corpora as registry
+from training.data import corpora as registry
 from training.command import UserError
 from training.data.corpora import load_corpus
 from training.data.works import CLASSICS, WORKS, Work, chinese_poetry, gutenberg, nltk
