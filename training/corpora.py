@@ -2,35 +2,66 @@
 
 python -m training.corpora              # what there is, how large, and where each is cached
 python -m training.corpora oz poetry    # fetch these now
+python -m training.corpora --sizes      # the table of the library's shelves in docs/library.md
 """
 
 import argparse
 
 from training.command import run_command
 from training.data.corpora import NAMES, QUATRAINS, corpus_path, load_corpus
-from training.data.library import SHELVES, is_there, shelf_folder
+from training.data.library import (
+    SHELVES,
+    SPLITS,
+    SUBSETS,
+    check_shelf,
+    is_there,
+    read_split,
+    shelf_folder,
+    shelf_source,
+)
 from training.data.works import COLLECTIONS, LICENCE, WORKS
+
+
+def sizes() -> str:
+    """The table of the library's shelves, in Markdown."""
+    rows = ["| shelf | train | validation | test | distinct characters | sha256 |", "|---|---|---|---|---|---|"]
+    for name in (*SHELVES, *SUBSETS):
+        check_shelf(name)
+        cells, letters = [], set()
+        for split in SPLITS:
+            texts = [document.text for document in read_split(name, split)]
+            cells.append(f"{len(texts):,} / {sum(map(len, texts)):,}")
+            letters.update(*texts)
+        sha256 = f"`{SHELVES[name].sha256[:16]}`" if name in SHELVES else f"that of `{SUBSETS[name]}`"
+        rows.append(f"| `{name}` | {' | '.join(cells)} | {len(letters)} | {sha256} |")
+    return "\n".join(rows)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"corpora to load and check: {', '.join(NAMES)}")
-    names = parser.parse_args().names
+    parser.add_argument("--sizes", action="store_true", help="print the table of the library's shelves instead")
+    arguments = parser.parse_args()
+    if arguments.sizes:
+        print(sizes())
+        return
+    names = arguments.names
     print(f"{'name':19} {'characters':>10} {'distinct':>8}  what it is, and where it lies ({LICENCE}, all of them)")
     for name in names or NAMES:
         parts = {**COLLECTIONS, QUATRAINS: ("chinese-poems",)}.get(name, (name,))
         missing = [work for work in parts if work in WORKS and not corpus_path(work).exists()]
         what = f"{WORKS[name].title}; {corpus_path(name)}" if name in WORKS else ""
-        if name in SHELVES:
-            what = f"{SHELVES[name].title}; {shelf_folder(name)}"
+        shelf = SUBSETS.get(name, name)
+        if shelf in SHELVES:
+            what = f"{shelf_source(name)}; {shelf_folder(shelf)}"
         if name == QUATRAINS:
             what = "those of chinese-poems, each with the name of its form"
         if name in COLLECTIONS:
             what = f"{', '.join(parts[:3])}{f' and {len(parts) - 3} more' if parts[3:] else ''}, joined"
-        if name in SHELVES and not is_there(name):
-            missing = [name]
+        if shelf in SHELVES and not is_there(shelf):
+            missing = [shelf]
         if missing and not names:
-            source = SHELVES[name].source if name in SHELVES else WORKS[missing[0]].url
+            source = SHELVES[shelf].source if shelf in SHELVES else WORKS[missing[0]].url
             print(f"{name:19} {'':>10} {'':>8}  {what} (not fetched yet: {source})")
             continue
         corpus = load_corpus(name)

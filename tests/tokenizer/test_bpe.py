@@ -1,3 +1,5 @@
+import re
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -5,6 +7,7 @@ from transformers import AutoTokenizer
 
 from tests.forks import run_forked
 from tokenizer import build_bpe_tokenizer, build_character_tokenizer, encode_batch, encode_text, token_bytes
+from tokenizer.bpe import CHAT
 from training.data.corpora import load_corpus
 
 TEXT = load_corpus("sampler").text + "春眠不觉晓，处处闻啼鸟。\n" * 9
@@ -53,6 +56,28 @@ def test_no_token_crosses_a_word_or_joins_chinese_characters():
     assert not [
         t for t in tokens if len(t) > 1 and (" " in t[1:] or "\n" in t.strip("\n") or t.strip("春眠不觉晓") == "")
     ]
+
+
+def test_tokens_of_later_stages_are_in_the_vocabulary_and_never_in_a_text(tmp_path):
+    tokenizer = build_bpe_tokenizer(TEXT, vocab_size=600, with_chat=True)
+    assert len(tokenizer) == 600
+    assert {"<|system|>", "<|user|>", "<|assistant|>", "<|end_of_turn|>", "<|reserved_15|>"} <= set(CHAT)
+    assert tokenizer.convert_tokens_to_ids(CHAT) == list(range(3, 23))
+    turn = "<|user|>the moon<|end_of_turn|>"
+    tokenizer.save_pretrained(tmp_path)
+    for same in (tokenizer, AutoTokenizer.from_pretrained(tmp_path)):
+        assert not set(encode_text(same, turn).tolist()) & set(range(23))
+        ids = same(turn)["input_ids"]
+        assert (ids[0], ids[-1]) == (4, 6)
+        assert same.decode(ids, skip_special_tokens=True) == "the moon"
+    assert not set(CHAT) & set(TOKENIZER.get_vocab())
+    with pytest.raises(ValueError, match="23 special tokens and 256 bytes; give at least 279"):
+        build_bpe_tokenizer(TEXT, vocab_size=278, with_chat=True)
+
+
+def test_several_texts_make_the_tokenizer_that_one_makes():
+    backend = build_bpe_tokenizer(re.split(r"(?<=\n)(?=[^\n])", TEXT), vocab_size=600).backend_tokenizer
+    assert backend.to_str() == TOKENIZER.backend_tokenizer.to_str()
 
 
 def test_vocabulary_has_the_size_that_was_asked_for(tmp_path):

@@ -16,8 +16,9 @@ from modeling.modeling_ozymandias import model_class
 from tokenizer import build_bpe_tokenizer, build_character_tokenizer
 from tokenizer.bpe import VOCAB_SIZE
 from training.command import UserError, in_one_line
+from training.data.corpora import Corpus, load_corpus
 from training.data.documents import Documents, Phases, stored_documents
-from training.data.mixture import Mixture
+from training.data.mixture import Mixture, load_mixture
 from training.data.stream import StreamedCorpus
 from training.data.windows import Windows
 from training.engine.recipe import Recipe
@@ -180,12 +181,17 @@ def build_accelerator(recipe: Recipe, output: Path) -> Accelerator:
     return accelerator
 
 
-def load_stream(recipe: Recipe) -> StreamedCorpus:
-    """The stream that a recipe names.
+def load_texts(recipe: Recipe) -> Corpus | Mixture | StreamedCorpus:
+    """The corpus, the mixture or the stream that a recipe names.
 
     Raises:
-        UserError: a task that cannot be streamed, or what [`StreamedCorpus`] refuses.
+        UserError: a task that cannot be streamed, or what [`load_corpus`] or [`StreamedCorpus`] refuses.
     """
+    options = (recipe.accept_changed_corpus, recipe.text_column)
+    if isinstance(recipe.corpus, dict):
+        return load_mixture(recipe.corpus, recipe.final_corpus, recipe.held_out, *options)
+    if not recipe.stream:
+        return load_corpus(recipe.corpus, *options)
     if recipe.task != "next_token":
         raise UserError(f"stream: true is for the task next_token alone, and task is {recipe.task}; set one of them.")
     if recipe.remove_overlap:

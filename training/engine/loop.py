@@ -17,9 +17,8 @@ from transformers.utils.logging import disable_progress_bar
 from modeling.loading import load_model
 from tokenizer import encode_text
 from training.command import UserError, printable
-from training.data.corpora import load_corpus
 from training.data.documents import Phases
-from training.data.mixture import Mixture, load_mixture
+from training.data.mixture import Mixture
 from training.data.stream import Stream
 from training.data.windows import IGNORED, TASKS, Copy, Windows, encode, mask_spans
 from training.engine.build import (
@@ -28,7 +27,7 @@ from training.engine.build import (
     build_tokenizer,
     check_start,
     generation_config,
-    load_stream,
+    load_texts,
     mixture_batches,
     model_config,
 )
@@ -51,7 +50,7 @@ from training.engine.recipe import Recipe
 from training.engine.record import RunRecord, open_run
 from training.engine.sharded import load_weights
 from training.evaluation.sampling import stream_text
-from training.evaluation.scores import expert_load, score_copies, validation_loss
+from training.evaluation.scores import describe_scores, expert_load, score_copies, validation_loss
 
 STOPPING = "\nstopping: a checkpoint follows within {} steps; interrupt again to end at once\n"
 PATIENCE, MANY_EPOCHS = 3, 20  # scores without a better one, after which a run ends that reads its text so often
@@ -124,11 +123,6 @@ def run_to_end(run: "Run") -> None:
     record.finish()
 
 
-def shown(name: str, value: float) -> str:
-    """A score as it is printed: losses in nats, and all others are shares."""
-    return f"{value:.4f}" if name.startswith("validation_loss") else f"{value:.1%}"
-
-
 def disconnect() -> None:
     """Leave the other processes. Runs that follow one another share one connection, so this comes after the last.
 
@@ -149,13 +143,7 @@ class Run:
         self.recipe, self.output = recipe, output
         self.accelerator = build_accelerator(recipe, output)
         self.main = self.accelerator.is_main_process
-        if recipe.stream:
-            corpus = load_stream(recipe)
-        elif isinstance(recipe.corpus, dict):
-            texts = (recipe.corpus, recipe.final_corpus, recipe.held_out)
-            corpus = load_mixture(*texts, recipe.accept_changed_corpus, recipe.text_column)
-        else:
-            corpus = load_corpus(recipe.corpus, recipe.accept_changed_corpus, recipe.text_column)
+        corpus = load_texts(recipe)
         resumed = looked_through or (bool(list_checkpoints(output)) and not overwrite)
         self.corpus, earlier = check_run(recipe, corpus, self.accelerator.print, resumed)
         sample = self.corpus.sample() if isinstance(corpus, Mixture) else self.corpus.train
@@ -342,9 +330,8 @@ class Run:
             scores["busiest_expert"] = float(shares.max())
         sample = self.write_sample(model) if self.main or self.sharded else ""
         if self.main:
-            more = "".join(f", {name.replace('_', ' ')} {shown(name, value)}" for name, value in scores.items())
             tqdm.write(
-                f"\nstep {record.step:,}: validation loss {loss:.4f} nats per character{more}\n"
+                f"\nstep {record.step:,}: validation loss {loss:.4f} nats per character{describe_scores(scores)}\n"
                 f"{printable(sample.strip())}\n"
             )
         better, snapshot = record.log_evaluation(loss, sample, **scores), record.step in recipe.snapshots

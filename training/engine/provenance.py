@@ -48,6 +48,9 @@ def check_run(
 
 def compare_with_stage(recipe: Recipe, corpus: Corpus, stage: dict, say: Callable[[str], None]) -> None:
     """Look whether a stage before, one of [`trained_on`], has trained on a corpus' validation split."""
+    if corpus.name in stage.get("held_out", ()):
+        say(f"{stage['name']} was trained on without what {corpus.name} is scored on")
+        return
     if stage["name"] is None:
         say(
             f"nothing is known of what {stage['checkpoint']} was trained on (no {RECORD} was found): "
@@ -71,7 +74,8 @@ def compare_with_stage(recipe: Recipe, corpus: Corpus, stage: dict, say: Callabl
 def trained_on(checkpoint: str | None) -> list[dict]:
     """The corpora that a checkpoint has seen, first to last, from the run record beside it or on the Hub.
 
-    Each is a `name` and a `sha256`, with `overlap_removed` where its training left out what its validation split has.
+    Each is a `name` and a `sha256`, with `overlap_removed` where its training left out what its validation split has,
+    and `held_out`, the corpora that a mixture was compared with.
     Where nothing is known these are `None`, and `checkpoint` says of which one.
     """
     if not checkpoint:
@@ -85,6 +89,8 @@ def trained_on(checkpoint: str | None) -> list[dict]:
     else:
         read = {recipe["corpus"]: corpus["sha256"]}
     removed = {"overlap_removed": True} if recipe.get("remove_overlap") else {}
+    if "parts" in corpus:
+        removed["held_out"] = [*read, *recipe["held_out"]]
     return [*stages_before(record), *({"name": name, "sha256": sha256, **removed} for name, sha256 in read.items())]
 
 

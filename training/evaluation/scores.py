@@ -174,3 +174,11 @@ def score_copies(model: PreTrainedModel, task: Copy, batches: int = 8) -> tuple[
         exact += int((written == targets.masked_fill(targets == IGNORED, task.padding)).all(dim=1).sum())
         strings += len(targets)
     return total / characters, exact / strings
+
+
+def describe_scores(scores: dict[str, float]) -> str:
+    """Scores to print behind the loss: losses in nats, and all others are shares."""
+    return "".join(
+        f", {name.replace('_', ' ')} {f'{value:.4f}' if name.startswith('validation_loss') else f'{value:.1%}'}"
+        for name, value in scores.items()
+    )

@@ -18,6 +18,7 @@ from training.data.windows import NextToken
 from training.engine.loop import Run, train
 from training.engine.provenance import trained_on
 from training.engine.recipe import Recipe, check_inputs, load_recipe
+from training.publish import model_card
 
 END = 1
 
@@ -233,12 +234,18 @@ def test_a_mixture_that_trains_on_held_out_text_is_refused_or_cleaned(shelves, t
 
 
 def test_a_run_records_its_corpora_and_each_ones_loss_and_a_later_stage_knows_them(shelves, tmp_path):
-    recipe = tiny(final_corpus={"tales": 1}, final_share=0.4, validation_characters=60)
+    recipe = tiny(final_corpus={"tales": 1}, final_share=0.4, validation_characters=60, held_out=["sampler"])
     train(recipe, tmp_path / "run")
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     parts = {part.name: part.sha256 for part in mixed({"baum": 1, "verse": 1, "tales": 1}).parts}
     assert record["corpus"]["name"] == "baum x 2, verse x 0.5; at last tales"
-    assert trained_on(str(tmp_path / "run" / "best")) == [{"name": n, "sha256": s} for n, s in parts.items()]
+    stages = trained_on(str(tmp_path / "run" / "best"))
+    assert stages == [{"name": n, "sha256": s, "held_out": [*parts, "sampler"]} for n, s in parts.items()]
+    card = str(model_card(record, "name", "apache-2.0", "AutoModelForCausalLM", "", None))
+    assert "`baum x 2, verse x 0.5; at last tales`" in card
+    assert (
+        f"a part of each corpus ({record['corpus']['validation_characters']:,} characters together) validates" in card
+    )
     both = [record[f"validation_loss_{name}"] for name in ("baum", "verse")]
     sizes = [len(part.validation) for part in mixed({"baum": 1, "verse": 1}).parts]
     assert record["best_validation_loss"] == pytest.approx(np.average(both, weights=sizes), abs=1e-4)

@@ -9,7 +9,7 @@ from tests.hub_server import HubServer, Repo
 from training.command import UserError
 from training.data.corpora import Corpus, load_corpus
 from training.data.overlap import describe, find_shared, without_shared
-from training.engine.build import load_stream
+from training.engine.build import load_texts
 from training.engine.loop import train
 from training.engine.provenance import check_run, trained_on
 from training.engine.recipe import Recipe, load_recipe
@@ -181,10 +181,10 @@ def test_a_stream_is_compared_with_what_its_checkpoint_has_read(tmp_path, capsys
     for shard in range(2):
         (tmp_path / f"{shard}.txt").write_text(f"{words(shard, 2000)}\n" * 2, encoding="utf-8")
     recipe = Recipe(corpus=str(tmp_path), stream=True, stream_validation=100, start_from="user/nothing")
-    check_run(recipe, load_stream(recipe), say=print)
+    check_run(recipe, load_texts(recipe), say=print)
     assert "nothing is known of what user/nothing was trained on" in capsys.readouterr().out
     with pytest.raises(UserError, match="remove_overlap"):
-        load_stream(dataclasses.replace(recipe, remove_overlap=True))
+        load_texts(dataclasses.replace(recipe, remove_overlap=True))
 
 
 @pytest.mark.parametrize(("start", "license"), [("user/gpt2", "mit"), ("user/silent", None), (None, "apache-2.0")])

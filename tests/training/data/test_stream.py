@@ -16,7 +16,7 @@ from tests.forks import run_forked
 from tokenizer import build_bpe_tokenizer, build_character_tokenizer, encode_text
 from training.command import UserError
 from training.data.stream import ROWS, Lane, Stream, StreamedCorpus, count_lanes, find_shards
-from training.engine.build import load_stream
+from training.engine.build import load_texts
 from training.engine.recipe import Recipe
 
 DOCUMENTS = 600  # in a shard, which takes three batches of ROWS to read
@@ -324,7 +324,7 @@ def test_too_little_text_is_told(shards):
 
 def test_other_tasks_are_refused(shards):
     with pytest.raises(UserError, match="next_token alone, and task is masked"):
-        load_stream(Recipe(corpus=str(shards), stream=True, task="masked"))
+        load_texts(Recipe(corpus=str(shards), stream=True, task="masked"))
 
 
 @pytest.mark.slow
