@@ -123,7 +123,8 @@ def remember(
 
     def begin(saved_language: str, saved: list, request: gr.Request) -> tuple:
         chosen = saved_language if saved_language in LANGUAGES else language_of(request)
-        return chosen, restore(saved), *translated.updates(chosen)
+        # With nothing to restore the chat is left alone: a first message may have been sent already.
+        return chosen, restore(saved) or gr.skip(), *translated.updates(chosen)
 
     def change(chosen: str) -> tuple:
         return chosen, *translated.updates(chosen)

@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 import warnings
+from collections import defaultdict
 
 import pytest
 
@@ -79,31 +80,63 @@ def browser():
         chromium.close()
 
 
+@pytest.fixture(scope="session")
+def tabs() -> dict[tuple, list]:
+    """Tabs of the browser that no test uses now, by their options: one that had the page before loads it faster."""
+    return defaultdict(list)
+
+
 @pytest.fixture
-def visit(browser, url):
+def visit(browser, tabs, url):
     """Open the page as a visitor would; it must not complain, fail at a request nor ask any other host for anything."""
-    contexts, complaints = [], []
+    used, complaints = [], []
+    listeners = {
+        "console": lambda m: complaints.append(m.text) if m.type == "error" else None,
+        "pageerror": lambda error: complaints.append(str(error)),
+        "dialog": lambda dialog: (complaints.append(f"dialog: {dialog.message}"), dialog.dismiss()),
+        "request": lambda r: complaints.append(r.url) if is_foreign(r.url, url) else None,
+        # A stream that has ended is aborted by the page itself.
+        "requestfailed": lambda r: complaints.append(r.url) if r.failure != "net::ERR_ABORTED" else None,
+        "response": lambda r: complaints.append(f"{r.status} {r.url}") if r.status >= 400 else None,
+    }
 
     def open_page(size=DESKTOP, dark=False, touch=False, locale="en-US"):
         width, height = size
-        context = browser.new_context(viewport={"width": width, "height": height}, has_touch=touch, locale=locale)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("dialog", lambda dialog: (complaints.append(f"dialog: {dialog.message}"), dialog.dismiss()))
-        page.on("request", lambda r: complaints.append(r.url) if is_foreign(r.url, url) else None)
-        # A stream that has ended is aborted by the page itself.
-        page.on("requestfailed", lambda r: complaints.append(r.url) if r.failure != "net::ERR_ABORTED" else None)
-        page.on("response", lambda r: complaints.append(f"{r.status} {r.url}") if r.status >= 400 else None)
+        options = (size, touch, locale)
+        if tabs[options]:
+            page = tabs[options].pop()
+        else:
+            viewport = {"width": width, "height": height}
+            page = browser.new_context(viewport=viewport, has_touch=touch, locale=locale).new_page()
+        used.append((options, page))
+        for event, listener in listeners.items():
+            page.on(event, listener)
         page.goto(f"{url}?__theme={'dark' if dark else 'light'}")
         page.wait_for_selector("#prompt textarea")
         return page
 
     yield open_page
-    for context in contexts:
-        context.close()
+    for options, page in used:
+        for event, listener in listeners.items():
+            page.remove_listener(event, listener)
+        leave(page, url)
+        if not page.is_closed():
+            tabs[options].append(page)
     assert not complaints
+
+
+def leave(page, url: str) -> None:
+    """End a visit, and clear what the browser has stored of it."""
+    for other in page.context.pages:
+        if other is not page:
+            other.close()
+    if page.is_closed():
+        page.context.close()
+        return
+    page.goto(f"{url}robots.txt")  # of the same origin, and without the page's scripts
+    page.evaluate("localStorage.clear()")
+    page.context.clear_cookies()
+    page.context.clear_permissions()
 
 
 def is_foreign(address: str, url: str) -> bool:

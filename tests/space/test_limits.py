@@ -100,6 +100,14 @@ def test_a_conversation_keeps_its_end():
     assert recent([message("user", "x" * (LONGEST_CONVERSATION + 1))]) == []
 
 
+def test_a_visit_without_a_conversation_leaves_the_chat_alone(page):
+    """What the page is given when it opens can arrive after the first answer, which it must not wipe out."""
+    begin = next(fn.fn for fn in page.fns.values() if getattr(fn.fn, "__name__", "") == "begin")
+    saved = [message("user", "The moon"), message("assistant", "The moon is", "english")]
+    assert begin("en", [], None)[1] == gr.skip()
+    assert begin("en", saved, None)[1] == saved
+
+
 def test_what_does_not_depend_on_the_visitor_is_computed_once(call, monkeypatch):
     calls = []
     for module, name in ((inside, "embedding_map"), (evolution_tab, "stream_text")):
