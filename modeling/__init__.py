@@ -1,4 +1,4 @@
-"""The transformer. Importing this package makes its classes known to transformers' Auto classes."""
+"""The transformer. Importing this package registers its classes with transformers' Auto classes."""
 
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 

@@ -197,7 +197,7 @@ class OzymandiasConfig(PreTrainedConfig):
     def fill_mixture(self, values: dict):
         """Set the fields of a mixture. Configs of version 0.1 have the defaults in every model."""
         if self.feed_forward_type == "moe":
-            vars(self).update({**MIXTURE_FIELDS, **values})
+            self.__dict__.update({**MIXTURE_FIELDS, **values})
         elif changed := [name for name, value in values.items() if value not in (None, MIXTURE_FIELDS[name])]:
             raise ValueError(
                 f"{', '.join(changed)} needs feed_forward_type 'moe', and it is {self.feed_forward_type!r}."

@@ -139,4 +139,4 @@ def load_balancing_loss(
     return logits.shape[-1] * (frequency * probability).sum(-1).mean()
 
 
-FEED_FORWARDS = {"mlp": MLP, "gated": GatedMLP, "moe": MixtureOfExperts}
+FEED_FORWARDS: dict[str, type[nn.Module]] = {"mlp": MLP, "gated": GatedMLP, "moe": MixtureOfExperts}

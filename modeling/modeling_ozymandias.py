@@ -285,18 +285,18 @@ class OzymandiasForConditionalGeneration(OzymandiasPreTrainedModel, GenerationMi
         if decoder_input_ids is None and decoder_inputs_embeds is None and labels is not None:
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
         if encoder_outputs is None:
-            encoder_outputs = self.encoder(
+            source = self.encoder(
                 input_ids, attention_mask, position_ids, inputs_embeds=inputs_embeds, use_cache=False, **kwargs
             )
-        elif isinstance(encoder_outputs, tuple):
-            encoder_outputs = BaseModelOutput(*encoder_outputs)
+        else:
+            source = BaseModelOutput(*encoder_outputs) if isinstance(encoder_outputs, tuple) else encoder_outputs
         outputs = self.decoder(
             decoder_input_ids,
             decoder_attention_mask,
             decoder_position_ids,
             past_key_values,
             inputs_embeds=decoder_inputs_embeds,
-            encoder_hidden_states=encoder_outputs[0],
+            encoder_hidden_states=source[0],
             encoder_attention_mask=attention_mask,
             use_cache=use_cache,
             **kwargs,
@@ -313,9 +313,9 @@ class OzymandiasForConditionalGeneration(OzymandiasPreTrainedModel, GenerationMi
             decoder_hidden_states=outputs.hidden_states,
             decoder_attentions=outputs.attentions,
             cross_attentions=outputs.cross_attentions,
-            encoder_last_hidden_state=encoder_outputs[0],
-            encoder_hidden_states=encoder_outputs.hidden_states,
-            encoder_attentions=encoder_outputs.attentions,
+            encoder_last_hidden_state=source[0],
+            encoder_hidden_states=source.hidden_states,
+            encoder_attentions=source.attentions,
         )
 
     def prepare_decoder_input_ids_from_labels(self, labels: torch.LongTensor) -> torch.LongTensor:

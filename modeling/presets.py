@@ -1,19 +1,19 @@
-"""The evolution that the project tells, in five steps. Each is the same class with another config.
+"""Five steps from a bigram to a modern transformer. Each is the same class with another config.
 
-The first four share a context of 64 tokens, 128 dimensions and no tricks, so that each step shows one idea at work.
+All share a context of 64 tokens and a width of 128, so each step shows what one idea adds.
 """
 
 from .configuration_ozymandias import OzymandiasConfig
 
 PRESETS = {
-    # The next token from the last one alone: the product of two matrices is the table of all pairs.
+    # The next token depends only on the last one: the product of two matrices is the table of all pairs.
     "bigram": {
         "num_hidden_layers": 0,
         "position_type": "none",
         "norm_type": "none",
         "tie_word_embeddings": False,
     },
-    # One head that looks back over the context. Its output replaces the token; there is nothing else yet.
+    # One attention head looks back over the context. Its output replaces the token: there is no residual stream yet.
     "single-head": {
         "num_hidden_layers": 1,
         "num_attention_heads": 1,
@@ -22,7 +22,7 @@ PRESETS = {
         "use_residual": False,
         "tie_word_embeddings": False,
     },
-    # The same width in four heads, which can look at four things at once.
+    # The same width in four heads, which can look at four places at once.
     "multi-head": {
         "num_hidden_layers": 1,
         "num_attention_heads": 4,
@@ -31,7 +31,7 @@ PRESETS = {
         "use_residual": False,
         "tie_word_embeddings": False,
     },
-    # Four blocks with feed-forward, residual stream and LayerNorm: GPT-2 in small.
+    # Four blocks with feed-forward, residual stream and LayerNorm: a small GPT-2.
     "gpt": {
         "num_hidden_layers": 4,
         "num_attention_heads": 4,
@@ -39,7 +39,7 @@ PRESETS = {
         "hidden_act": "gelu",
         "norm_type": "layer_norm",
     },
-    # What has proved itself since.
+    # What later models changed for the better.
     "modern": {
         "num_hidden_layers": 4,
         "num_attention_heads": 4,
@@ -57,7 +57,7 @@ def preset_config(preset: str, **overrides) -> OzymandiasConfig:
     """The config of a preset, with any field changed: `preset_config("gpt", vocab_size=96, hidden_size=256)`.
 
     Raises:
-        ValueError: an unknown preset, or what [`OzymandiasConfig`] refuses.
+        ValueError: the preset is unknown, or [`OzymandiasConfig`] refuses a field.
     """
     if preset not in PRESETS:
         raise ValueError(f"There is no preset {preset!r}; choose one of {', '.join(PRESETS)}.")

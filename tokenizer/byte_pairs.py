@@ -42,7 +42,8 @@ class BytePairs:
         counts = Counter(WORDS.findall(text))
         words = [[ids[bytes([byte])] for byte in word.encode()] for word in counts]
         repeats = list(counts.values())
-        frequency, where = Counter(), defaultdict(set)  # how often each pair occurs, and in which words
+        frequency: Counter[tuple[int, int]] = Counter()  # how often each pair occurs
+        where = defaultdict(set)  # and in which words
         for index, word in enumerate(words):
             for pair in pairwise(word):
                 frequency[pair] += repeats[index]

@@ -7,7 +7,8 @@ times as fast and gives the same ids.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import chain
 
@@ -15,15 +16,22 @@ import numpy as np
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from .bpe import BYTE_OF, PRE_TOKENIZER, WORDS
+from .bpe import BYTE_OF, HAN, PRE_TOKENIZER
 from .character import is_byte
 
+# Pieces of one or several words of `bpe.WORD`: every border here is a border there, so the ids are the same. Letters
+# and digits share a class, which Python's `re` has built in. Encoding is 1.3 to 1.5 times as fast as by that rule.
+SPACE = "\t\v-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"  # without the line end
+PIECES = re.compile(
+    rf"['’](?:s|t|re|ve|m|ll|d)(?![^\W_])|[{HAN}]| ?[^\W_{HAN}]+| ?(?:[^\w\n{SPACE}]|_)+"
+    rf"|\n+|[{SPACE}]+(?![^\n{SPACE}])|[{SPACE}]+"
+)
 SECTION = 100_000  # characters encoded at once, because a list of pieces takes far more memory than their ids
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> np.ndarray:
     """The ids of a text, `(length,)`, in the smallest type that holds them."""
-    known = {}
+    known: dict[str, bytes] = {}
     parts = [encode_batch(tokenizer, [section], known=known) for section in sections(text)]
     return np.concatenate([encode_batch(tokenizer, []), *parts])
 
@@ -52,7 +60,7 @@ def section_end(text: str, begin: int = 0) -> int:
 
 
 def encode_batch(
-    tokenizer: PreTrainedTokenizerBase, texts: list[str], end: list[int] = (), known: dict | None = None
+    tokenizer: PreTrainedTokenizerBase, texts: list[str], end: Sequence[int] = (), known: dict[str, bytes] | None = None
 ) -> np.ndarray:
     """The ids of several texts in a row, each followed by `end`: `(length,)`, in the smallest type that holds them.
 
@@ -94,7 +102,7 @@ def cutter(backend: Tokenizer) -> Callable[[str], list[str]]:
         if parts["pre_tokenizer"] is None and not parts["model"]["merges"]:
             return list
         if parts["pre_tokenizer"] == json.loads(PRE_TOKENIZER.__getstate__()):
-            return WORDS.findall
+            return PIECES.findall
     return lambda text: [text]
 
 

@@ -1,9 +1,9 @@
-"""Weights from and to the models that transformers ships, so that trust can come from numbers.
+"""Convert models from and to the classes that transformers ships, so that their numbers can be compared.
 
     python -m modeling.interop.conversion gpt2 runs/gpt2                  # a Hub id or folder to Ozymandias
     python -m modeling.interop.conversion runs/mine/best runs/mine/llama  # and back, as its native class
 
-`families.py` says what is the same as what.
+`families.py` says which config fields and weights correspond.
 """
 
 import argparse
@@ -23,13 +23,13 @@ from .torch_transformer import from_torch, to_torch
 
 
 def from_transformers(model: PreTrainedModel | nn.Transformer) -> OzymandiasPreTrainedModel:
-    """An Ozymandias model with the architecture and weights of another.
+    """An Ozymandias model with the architecture and weights of a native one. Both give the same logits.
 
     Args:
-        model: a BERT (for masked LM), GPT-2, Llama, Mixtral or Qwen3 of transformers, or a `torch.nn.Transformer`.
+        model: transformers' BERT (for masked LM), GPT-2, Llama, Mixtral or Qwen3, or a `torch.nn.Transformer`.
 
     Raises:
-        ValueError: a model of another family, or one with an option that Ozymandias does not have.
+        ValueError: the model is of another family, or uses an option that Ozymandias lacks.
     """
     if isinstance(model, nn.Transformer):
         return from_torch(model)
@@ -42,10 +42,10 @@ def from_transformers(model: PreTrainedModel | nn.Transformer) -> OzymandiasPreT
 
 
 def to_transformers(model: OzymandiasPreTrainedModel) -> PreTrainedModel | nn.Transformer:
-    """The same model as the native class that can express its config, which needs no remote code.
+    """The same model as an instance of a native class, which loads without remote code.
 
     Raises:
-        ValueError: no native class can; the message says which option stands in the way of each.
+        ValueError: no native class can express its config. The message names the options that prevent each.
     """
     if model.config.is_encoder_decoder:
         return to_torch(model)
@@ -62,7 +62,7 @@ def to_transformers(model: OzymandiasPreTrainedModel) -> PreTrainedModel | nn.Tr
 def with_weights(
     model_class: type[PreTrainedModel], config: PreTrainedConfig, weights: Weights, source: PreTrainedModel
 ) -> PreTrainedModel:
-    """A model of a class with exactly these weights, in the type, on the device and in the mode of `source`."""
+    """A `model_class` with exactly these weights, and with the dtype, device and mode of `source`."""
     model = model_class._from_config(config, dtype=source.dtype)
     model.load_state_dict(weights)
     if source.can_generate():
@@ -73,7 +73,7 @@ def with_weights(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", help="a folder or Hub id")
-    parser.add_argument("target", type=Path, help="the folder to write; it must be empty or not there")
+    parser.add_argument("target", type=Path, help="the folder to write; it must be empty or new")
     arguments = parser.parse_args()
     if arguments.target.exists() and any(arguments.target.iterdir()):
         sys.exit(f"error: {arguments.target} is not empty; give another folder.")
@@ -90,7 +90,7 @@ def main() -> None:
         try:
             save_sentencepiece_model(tokenizer, arguments.target)
         except ImportError:
-            print("without tokenizer.model, which llama.cpp needs: pip install protobuf, and convert once more")
+            print("tokenizer.model, which llama.cpp needs, is missing: pip install protobuf, and convert again")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The native architectures that an Ozymandias model can be, each with its config and its names.
+"""The native architectures that Ozymandias can express, each with its config fields and weight names.
 
-A family is two functions between configs and two between weights; to add one is to add an entry to `FAMILIES`.
+A family is two functions that convert configs and two that convert weights. To add one, add an entry to `FAMILIES`.
 """
 
 import re
@@ -113,7 +113,7 @@ def mixtral_to_config(config: OzymandiasConfig) -> MixtralConfig:
 
 
 def mixtral_from_weights(weights: Weights, config: OzymandiasConfig) -> Weights:
-    """Take the experts apart, which Mixtral keeps in one tensor, gate above up."""
+    """Split the experts, which Mixtral stores in one tensor, with the gate's rows above those of up."""
     split = {}
     for name, weight in weights.items():
         if ".experts." not in name:
@@ -131,7 +131,7 @@ def mixtral_from_weights(weights: Weights, config: OzymandiasConfig) -> Weights:
 
 
 def mixtral_to_weights(weights: Weights, config: OzymandiasConfig) -> Weights:
-    """Put the experts of each layer together again."""
+    """Join the experts of each layer in one tensor."""
     weights = rename(weights, [*LLAMA_NAMES, (".mlp.router.", ".mlp.gate.")])
     joined = {name: weight for name, weight in weights.items() if ".experts." not in name}
     for layer in range(config.num_hidden_layers):
@@ -202,7 +202,7 @@ GPT2_NAMES = (
     (".feed_forward.up_proj.", ".mlp.c_fc."),
     (".feed_forward.down_proj.", ".mlp.c_proj."),
 )
-# GPT-2 keeps these matrices with the inputs first, where a linear layer of torch has the outputs first.
+# GPT-2 stores these matrices as (inputs, outputs), and torch's linear layer as (outputs, inputs).
 GPT2_TRANSPOSED = re.compile(r"(c_attn|c_proj|c_fc)\.weight$")
 
 
@@ -241,7 +241,7 @@ BERT_SHARED = (
     "max_position_embeddings",
     "type_vocab_size",
 )
-# Those of the attention come first: the names of the feed-forward are the ends of theirs.
+# Attention comes before feed-forward, because `.output.dense.` also ends the name of attention's output matrix.
 BERT_NAMES = (
     ("model.embed_tokens.", "bert.embeddings.word_embeddings."),
     ("model.positions.table.", "bert.embeddings.position_embeddings."),
@@ -292,7 +292,7 @@ def bert_to_config(config: OzymandiasConfig) -> BertConfig:
 
 
 def bert_from_weights(weights: Weights, config: OzymandiasConfig) -> Weights:
-    # The output bias stands there twice, under one name for the matrix and one for the head.
+    # BERT stores the output bias twice, under the name of the matrix and under that of the head.
     weights = {name: weight for name, weight in weights.items() if name != "cls.predictions.bias"}
     return rename(weights, [(theirs, ours) for ours, theirs in BERT_NAMES])
 

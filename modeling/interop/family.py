@@ -1,4 +1,4 @@
-"""What a family of native models is, and the small tools that every family uses."""
+"""What describes a family of native models, and the helpers that every family uses."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ from ..configuration_ozymandias import OzymandiasConfig
 
 Weights = dict[str, torch.Tensor]
 
-# Fields that mean the same everywhere and have the same name.
+# Fields with the same name and meaning in every family.
 TOKENS = ("vocab_size", "pad_token_id", "bos_token_id", "eos_token_id")
 SHARED = (*TOKENS, "initializer_range", "tie_word_embeddings", "use_cache")
-# What every native decoder has in common, as part of its shape.
+# The part of the shape that every native decoder has in common.
 DECODER = {
     "is_causal": True,
     "is_encoder_decoder": False,
@@ -27,8 +27,8 @@ DECODER = {
 class Family:
     """How one native architecture maps to Ozymandias and back.
 
-    `shape` is what an Ozymandias config must be for the native class to express it, as values or as functions of the
-    config. The functions between weights take state dictionaries and the Ozymandias config.
+    `shape` holds the values that an Ozymandias config needs for the native class to express it, or functions of the
+    config that compute them. `from_weights` and `to_weights` take a state dictionary and the Ozymandias config.
     """
 
     native: type[PreTrainedModel]
@@ -44,18 +44,18 @@ def pick(config: PreTrainedConfig, names: tuple[str, ...]) -> dict:
 
 
 def refuse(config: PreTrainedConfig, **expected) -> None:
-    """Refuse a native config with an option that Ozymandias does not have."""
+    """Refuse a native config that uses an option which Ozymandias lacks."""
     for name, value in expected.items():
         if getattr(config, name) != value:
             raise ValueError(
-                f"{name}={getattr(config, name)!r} of {config.model_type} cannot be converted, only {value!r}."
+                f"{name}={getattr(config, name)!r} of {config.model_type} cannot be converted, only {value!r} can."
             )
 
 
 def list_obstacles(shape: dict, config: OzymandiasConfig) -> list[str]:
     """The fields of a config that differ from a native class's shape, with their values."""
-    wanted = {name: value(config) if callable(value) else value for name, value in shape.items()}
-    return [f"{name}={getattr(config, name)!r}" for name, value in wanted.items() if getattr(config, name) != value]
+    required = {name: value(config) if callable(value) else value for name, value in shape.items()}
+    return [f"{name}={getattr(config, name)!r}" for name, value in required.items() if getattr(config, name) != value]
 
 
 def rename(weights: Weights, pairs) -> Weights:

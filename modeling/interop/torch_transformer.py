@@ -1,7 +1,7 @@
 """Weights from and to `torch.nn.Transformer`, torch's own encoder and decoder of 2017.
 
-It maps vectors to vectors: it has no vocabulary, no positions and no output matrix. The token embeddings of its twin
-here are the identity, `vocab_size` is `hidden_size`, and so the logits are torch's output.
+It maps vectors to vectors, without vocabulary, positions or output matrix. In the Ozymandias model the token embeddings
+are therefore the identity and `vocab_size` is `hidden_size`, so that its logits are torch's output.
 """
 
 import torch
@@ -47,7 +47,7 @@ def from_torch(module: nn.Transformer) -> OzymandiasForConditionalGeneration:
     """An Ozymandias encoder-decoder with the architecture and weights of a `torch.nn.Transformer`.
 
     Raises:
-        ValueError: an encoder or decoder of another class, an activation that is not here, or norms without bias.
+        ValueError: a custom encoder or decoder, an activation other than ReLU and GELU, or norms without bias.
     """
     if type(module.encoder) is not nn.TransformerEncoder or type(module.decoder) is not nn.TransformerDecoder:
         raise ValueError("An nn.Transformer with a custom encoder or decoder cannot be converted.")
@@ -55,7 +55,9 @@ def from_torch(module: nn.Transformer) -> OzymandiasForConditionalGeneration:
     if layer.activation not in ACTS:
         raise ValueError(f"The activation {layer.activation} of nn.Transformer cannot be converted, only relu or gelu.")
     if layer.norm1.bias is None:
-        raise ValueError("bias=False of nn.Transformer cannot be converted: its norms have none, and ours have one.")
+        raise ValueError(
+            "bias=False of nn.Transformer cannot be converted: its norms then have no bias, and ours have one."
+        )
     config = OzymandiasConfig(
         **{name: value for name, value in SHAPE.items() if not callable(value)},
         is_encoder_decoder=True,
@@ -81,17 +83,17 @@ def from_torch(module: nn.Transformer) -> OzymandiasForConditionalGeneration:
 
 
 def to_torch(model: OzymandiasForConditionalGeneration) -> nn.Transformer:
-    """The same stacks as a `torch.nn.Transformer`, with `batch_first`.
+    """The same two stacks as a `torch.nn.Transformer` with `batch_first`.
 
     Raises:
-        ValueError: an option that it does not have, or token embeddings, for which it has no place.
+        ValueError: an option that torch's class lacks, or token embeddings, which it cannot hold.
     """
     config = model.config
     obstacles = list_obstacles(SHAPE, config)
     if obstacles:
         raise ValueError(f"No native class can express this config: torch.nn.Transformer by {', '.join(obstacles)}.")
     if not torch.equal(model.lm_head.weight, torch.eye(config.hidden_size).to(model.lm_head.weight)):
-        raise ValueError("torch.nn.Transformer has no place for token embeddings, and these are not the identity.")
+        raise ValueError("torch.nn.Transformer cannot hold token embeddings, and these are not the identity.")
     module = nn.Transformer(
         d_model=config.hidden_size,
         nhead=config.num_attention_heads,
@@ -109,7 +111,7 @@ def to_torch(model: OzymandiasForConditionalGeneration) -> nn.Transformer:
 
 
 def unpack(weights: Weights) -> Weights:
-    """torch's weights by our names: queries, keys and values stand in one matrix there."""
+    """torch's weights under our names. torch packs the query, key and value projections into one matrix."""
     split = {}
     for name, weight in weights.items():
         for packed, attention in PACKED.items():
@@ -124,7 +126,7 @@ def unpack(weights: Weights) -> Weights:
 
 
 def pack(weights: Weights) -> Weights:
-    """Our weights by torch's names."""
+    """Our weights under torch's names."""
     joined = {}
     for name, weight in weights.items():
         for packed, attention in PACKED.items():
@@ -137,8 +139,8 @@ def pack(weights: Weights) -> Weights:
 
 
 def by_stack(weights: Weights, theirs_to_ours: bool) -> Weights:
-    """Rename in each stack by its own pairs: the feed-forward's norm is the encoder's 2nd and the decoder's 3rd."""
-    renamed = {}
+    """Rename the weights of each stack: the norm of the feed-forward is norm2 in an encoder and norm3 in a decoder."""
+    renamed: Weights = {}
     for stack, pairs in NAMES.items():
         pairs = [(theirs, ours) for ours, theirs in pairs] if theirs_to_ours else pairs
         renamed |= rename({name: w for name, w in weights.items() if name.startswith(stack)}, pairs)

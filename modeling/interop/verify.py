@@ -1,4 +1,4 @@
-"""A certificate: the equivalences that a checkpoint's numbers rest on, measured on that very checkpoint.
+"""A certificate: the equivalences that a checkpoint's numbers depend on, measured on that checkpoint.
 
     python -m modeling.interop.verify space/checkpoints/poetry-modern        # a folder or a Hub id
 
@@ -18,12 +18,12 @@ from ..cache import CACHE_NAME
 from ..loading import check_reachable
 from .conversion import load_model, to_transformers
 
-TOLERANCE = 1e-4  # float32; sums in another order differ by about 1e-6 of the largest logit
+TOLERANCE = 1e-4  # in float32, where another order of summation changes a logit by about 1e-6 of the largest
 TEXTS = ("The moon upon the water", "Oz", "And then, as the wind rose")
 
 
 def logits_of(model: PreTrainedModel, ids: torch.Tensor, left: int = 0, right: int = 0) -> torch.Tensor:
-    """The logits of a text `(1, length)`, with so much padding around it; an encoder-decoder has it on both sides."""
+    """The logits of a text `(1, length)` and padding around it. An encoder-decoder has it as source and as target."""
     mask = nn.functional.pad(torch.ones_like(ids), (left, right))
     padded = nn.functional.pad(ids, (left, right))
     position_ids = (mask.cumsum(-1) - 1).clamp(min=0)
@@ -36,7 +36,7 @@ def logits_of(model: PreTrainedModel, ids: torch.Tensor, left: int = 0, right: i
 
 
 def cached_logits_of(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
-    """The same, one token at a time."""
+    """The same logits, computed one token at a time with a cache."""
     inputs, name = {}, "input_ids"
     if model.config.is_encoder_decoder:
         inputs, name = {"encoder_outputs": model.encoder(ids)}, "decoder_input_ids"
@@ -57,7 +57,7 @@ def verify(model: PreTrainedModel, texts: list[torch.Tensor]) -> list[tuple[str,
         texts: token ids `(1, length)` of several lengths, each at least 2 and within the context.
 
     Returns:
-        Rows of a name and the largest absolute difference of logits, or the reason why there is none.
+        Rows of a name and the largest absolute difference of logits, or the reason why it cannot be measured.
     """
     model.eval()
 
@@ -83,7 +83,7 @@ def verify(model: PreTrainedModel, texts: list[torch.Tensor]) -> list[tuple[str,
     try:
         native = to_transformers(model)
         if isinstance(native, nn.Transformer):
-            raise ValueError("torch.nn.Transformer takes vectors in place of tokens")
+            raise ValueError("torch.nn.Transformer takes vectors, not tokens")
         rows.append((f"exported as {type(native).__name__} and ours", largest(lambda ids: logits_of(native, ids))))
     except ValueError as reason:
         rows.append(("exported as a native class and ours", f"not possible: {reason}"))
