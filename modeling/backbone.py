@@ -170,12 +170,14 @@ class OzymandiasModel(OzymandiasPreTrainedModel):
             inputs_embeds = self.embed_tokens(input_ids)  # (batch, length, hidden)
         past_key_values = self.check_cache(past_key_values, use_cache)
         past_length = 0 if past_key_values is None else past_key_values.get_seq_length()
+        # Before positions are filled in: compiled code cannot tell that those hold one text each, and would make a mask
+        # where causal attention needs none.
+        causal_masks = self.make_causal_masks(inputs_embeds, attention_mask, past_key_values, position_ids)
         if position_ids is None:
             position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + past_length
             position_ids = position_ids.unsqueeze(0)  # (1, length), the same for the whole batch
         self.check_context(past_length + inputs_embeds.shape[1], position_ids)
 
-        causal_masks = self.make_causal_masks(inputs_embeds, attention_mask, past_key_values, position_ids)
         source_mask = self.make_source_mask(inputs_embeds, encoder_attention_mask, encoder_hidden_states)
         hidden_states, rotation = self.embed(inputs_embeds, token_type_ids, position_ids)
         for block, layer_type in zip(self.layers, self.config.layer_types, strict=True):

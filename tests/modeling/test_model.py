@@ -237,6 +237,18 @@ def test_compiles_into_one_graph():
         torch.testing.assert_close(compiled(ids(1, 16)).logits, model(ids(1, 16)).logits, **CLOSE)
 
 
+def test_compiled_training_leaves_the_causal_mask_to_the_kernel():
+    """A mask made in the graph cost sdpa its causal kernel, which computes half as much."""
+    calls = []
+
+    def look(graph, inputs):
+        calls.extend(n for n in graph.graph.nodes if n.target is torch.nn.functional.scaled_dot_product_attention)
+        return graph.forward
+
+    torch.compile(build("modern"), fullgraph=True, backend=look)(ids(2, 16), labels=ids(2, 16), use_cache=False)
+    assert [(call.kwargs["attn_mask"], call.kwargs["is_causal"]) for call in calls] == [(None, True)] * 4
+
+
 OPTIONS = {
     "sinusoidal": {"position_type": "sinusoidal"},
     "post-norm": {"position_type": "learned", "norm_placement": "post", "norm_type": "layer_norm"},

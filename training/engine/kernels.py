@@ -12,6 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from training.command import UserError
+from training.engine.attention import CAUSAL_CHUNKS
 
 COMPILERS = (os.environ.get("CXX", "g++"), "g++", "clang++", "c++")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # numbers of malloc.h
@@ -27,16 +28,22 @@ def choose_kernels(model: PreTrainedModel, device: torch.device, context: int) -
     On a CPU torch multiplies float32 matrices by MKL, which on a processor that is not Intel's leaves AVX-512 unused.
     oneDNN does not: it took half the time on an AMD EPYC (training/benchmarks/README.md). torch asks it only where less
     precision is allowed ("medium"), yet without Intel's AMX units, which none but Intel's have, oneDNN computes in
-    float32 as well. sdpa calls it for tiny blocks, at which it is slow, so attention is the eager one there as long as
-    its scores are small; with a longer context all stays as it was.
+    float32 as well. sdpa calls it for tiny blocks, at which it is slow, so with oneDNN attention is the eager one, as
+    long as its scores are small. A decoder's attention is computed by chunks of queries (`training.engine.attention`) on any
+    CPU. With a longer context all stays as it was.
     """
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
-    if device.type == "cpu":
-        keep_freed_memory()
-    if device.type == "cpu" and other_than_intel_with_avx512() and context <= SHORT:
+    if device.type != "cpu":
+        return
+    keep_freed_memory()
+    if context > SHORT:
+        return
+    if other_than_intel_with_avx512():
         torch.set_float32_matmul_precision("medium")
         model.set_attn_implementation("eager")
+    if model.config.is_causal and not model.config.is_encoder_decoder:
+        model.set_attn_implementation(CAUSAL_CHUNKS)
 
 
 def keep_freed_memory() -> None:

@@ -6,8 +6,8 @@ import pytest
 from tests.conftest import run
 from tests.forks import run_forked
 from tests.hub_server import HubServer, Repo
-from training.data import corpora as registry
 from training.command import UserError
+from training.data import corpora as registry
 from training.data.corpora import SAMPLER, load_corpus
 from training.data.works import CLASSICS, WORKS
 

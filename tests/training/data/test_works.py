@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from tests.forks import run_forked
-from training.data import corpora as registry
 from training.command import UserError
+from training.data import corpora as registry
 from training.data.corpora import load_corpus
 from training.data.works import CLASSICS, WORKS, Work, chinese_poetry, gutenberg, nltk
 

@@ -12,6 +12,7 @@ from tests.conftest import PROJECT, VOCAB, ids
 from tokenizer import build_character_tokenizer
 from training.command import UserError
 from training.engine import kernels
+from training.engine.attention import CAUSAL_CHUNKS
 from training.engine.kernels import choose_kernels, compiled
 from training.engine.loop import Run, train
 from training.engine.recipe import load_recipe
@@ -86,11 +87,11 @@ def small_model() -> OzymandiasForCausalLM:
 @pytest.mark.parametrize(
     ("abilities", "context", "precision", "attention"),
     [
-        (AMD, 64, "medium", "eager"),
+        (AMD, 64, "medium", CAUSAL_CHUNKS),
         (AMD, 2048, "highest", "sdpa"),
-        ({"cpu_name": "AMD EPYC", "avx512_f": False}, 64, "highest", "sdpa"),
-        ({"cpu_name": "Intel(R) Xeon(R)", "avx512_f": True}, 64, "highest", "sdpa"),
-        ({}, 64, "highest", "sdpa"),  # a Mac, or a torch that does not tell
+        ({"cpu_name": "AMD EPYC", "avx512_f": False}, 64, "highest", CAUSAL_CHUNKS),
+        ({"cpu_name": "Intel(R) Xeon(R)", "avx512_f": True}, 64, "highest", CAUSAL_CHUNKS),
+        ({}, 64, "highest", CAUSAL_CHUNKS),  # a Mac, or a torch that does not tell
     ],
 )
 def test_the_kernels_follow_from_the_machine(monkeypatch, abilities, context, precision, attention):
