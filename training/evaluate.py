@@ -1,4 +1,4 @@
-"""The validation loss: nats per character over the whole validation split.
+"""The validation loss: nats per character over the whole validation split (or the test split).
 
 python -m training.evaluate runs/oz-modern/best --corpus oz
 python -m training.evaluate runs/oz-modern/best --corpus oz --samples 20   # and what its samples are worth
@@ -36,20 +36,19 @@ def write_samples(
 
 
 def report_samples(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, corpus: Corpus, checkpoint: str, count: int
-):
-    """Print what a model's samples are worth, beside the same figures of the text that it never saw."""
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, corpus: Corpus, split: str, checkpoint: str, count: int
+) -> None:
+    """Print how good a model's samples are, next to the same figures for a split that it was not trained on."""
     samples = write_samples(model, tokenizer, "\n", count, SAMPLE_TOKENS)
     stages = trained_on(checkpoint)
     seen = [load_corpus(stage["name"]).train for stage in stages if stage["name"]] or [corpus.train]
     if any(stage["name"] is None for stage in stages):
         print(f"not all that {checkpoint} was trained on is known, so that more may be copied than is found")
     size = sum(map(len, samples)) // count
-    held_out = [
-        corpus.validation[begin : begin + size] for begin in range(0, min(count * size, len(corpus.validation)), size)
-    ]
+    text = getattr(corpus, split)
+    held_out = [text[begin : begin + size] for begin in range(0, min(count * size, len(text)), size)]
     words = "characters of the training text" if is_chinese(samples) else "real words"
-    print(f"{'':38} {'samples':>10} {'validation':>10}")
+    print(f"{'':38} {'samples':>10} {split:>10}")
     ours, theirs = measure_quality(samples, seen), measure_quality(held_out, seen)
     for name, of in (
         (words, lambda q: f"{q.real_words:.1%}"),
@@ -78,7 +77,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=0, help="texts to write and measure (default %(default)s)")
     arguments = parser.parse_args()
     device, corpus = choose_device(arguments.device), load_corpus(arguments.corpus)
-    text = corpus.test if arguments.split == "test" else corpus.validation
+    text = getattr(corpus, arguments.split)
     if text is None:
         raise UserError(f"corpus '{corpus.name}' has no test split, only {', '.join(SHELVES)} have; leave --split out.")
     tokenizer, model = load_trained(arguments.checkpoint)
@@ -100,7 +99,7 @@ def main() -> None:
     if arguments.samples:
         if not decoder:
             raise UserError("only a decoder writes samples; leave --samples out.")
-        report_samples(model, tokenizer, corpus, arguments.checkpoint, arguments.samples)
+        report_samples(model, tokenizer, corpus, arguments.split, arguments.checkpoint, arguments.samples)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Write the tables of results into the README from run records.
+"""Tables of results from run records.
 
-python -m training.results                       # from the checkpoints in the repository
+python -m training.results                       # write that of the evolution into docs/evolution.md
 python -m training.results runs/a runs/b         # print the table of these runs instead
 python -m training.results --seeds runs/a runs/b # the same, the seeds of one recipe in one row
 """
@@ -14,9 +14,8 @@ from statistics import mean
 from modeling import PRESETS
 from training.command import UserError, run_command
 from training.engine.recipe import Recipe
+from training.tables import PROJECT, write_table
 
-PROJECT = Path(__file__).parent.parent
-BEGIN, END = "<!-- results: written by python -m training.results -->", "<!-- end of results -->"
 # Fields of a recipe that change nothing of what is trained or scored. Runs that share the others are one recipe.
 BOOK_KEEPING = (
     *("seed", "about", "expected_loss", "expected_sample", "trackers", "log_every"),
@@ -115,20 +114,6 @@ def one_line(sample: str) -> str:
     return line.translate({ord(c): f"\\{c}" for c in "\\|*_`<>[]"}) + " ..."
 
 
-def write_between(path: Path, begin: str, end: str, text: str) -> None:
-    """Put `text` between two lines of a file.
-
-    Raises:
-        UserError: the file has no such lines.
-    """
-    before = path.read_text(encoding="utf-8")
-    if begin not in before or end not in before:
-        raise UserError(f"{path} has no place for the table; put these two lines there: {begin} and {end}.")
-    head, tail = before[: before.index(begin)], before[before.index(end) :]
-    path.write_text(f"{head}{begin}\n{text}\n{tail}", encoding="utf-8")
-    print(f"wrote {path}")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="*", type=Path, help="folders with a run.json")
@@ -137,7 +122,7 @@ def main() -> None:
     if arguments.runs:
         print((seeds_table if arguments.seeds else table)(read_records(arguments.runs)))
         return
-    write_between(PROJECT / "README.md", BEGIN, END, table(evolution()))
+    write_table("results", table(evolution()))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python -m training.benchmarks.corpora            # print the table, from the records in the project
     python -m training.benchmarks.corpora --rerun    # train what is not in runs/ yet (hours), score, and record it
-    python -m training.benchmarks.corpora --write    # and put the table into README.md
+    python -m training.benchmarks.corpora --write    # and put the table into docs/corpora.md
 
 A row is the fine-tuned model of a corpus, scored over the whole validation split of this one. Its tokens and seconds
 are those of fine-tuning, and in brackets those of the pre-training that it starts from.
@@ -20,12 +20,14 @@ from training.engine.checkpoints import RECORD
 from training.engine.kernels import choose_kernels
 from training.engine.recipe import load_recipe
 from training.evaluation.compressor import ppmd_loss
+from training.evaluation.sampling import stream_text
 from training.evaluation.scores import score_text
 from training.loading import load_trained
-from training.results import PROJECT, one_line, write_between
+from training.results import one_line
+from training.tables import write_table
 
+SAMPLE_TOKENS = 60
 RUNS, RECORDS = Path("runs"), Path(__file__).with_name("records")
-BEGIN, END = "<!-- corpora: written by python -m training.benchmarks.corpora -->", "<!-- end of corpora -->"
 
 
 @dataclass(frozen=True)
@@ -33,18 +35,27 @@ class Row:
     """A corpus, the recipes of its model in their order, and the figures to compare it with, in nats per character.
 
     The published ones are of the tutorials that train on the corpus, nanoGPT's of its configuration for small runs on a
-    CPU (0.80M parameters), both on this split; `order` is the one by which PPMd is best.
+    CPU (0.80M parameters), both on this split; `order` is the one by which PPMd is best. The model's sample
+    continues `prompt`.
     """
 
     corpus: str
     recipes: tuple[str, ...]
     order: int
+    prompt: str = "\n"
     published: str = ""
     nanogpt: str = ""
 
 
 ROWS = (
-    Row("oz", ("english-base", "english"), order=8, published="target leaked", nanogpt="1.5004"),
+    Row(
+        "oz",
+        ("english-base", "english"),
+        order=8,
+        prompt="Dorothy looked ",
+        published="target leaked",
+        nanogpt="1.5004",
+    ),
     Row("poetry", ("english-base", "english"), order=5, published="about 2.0", nanogpt="1.7469"),
     Row("shijing", ("chinese-base", "chinese-shijing"), order=14, published="9.0820"),
     Row("lunyu", ("chinese-base", "chinese-lunyu"), order=6, published="8.2385"),
@@ -63,11 +74,13 @@ def record_row(row: Row) -> None:
     choose_kernels(model, model.device, model.config.max_position_embeddings)
     corpus = load_corpus(row.corpus)
     loss, accuracy = score_text(model, tokenizer, corpus.validation)
+    sample = "".join(stream_text(model, tokenizer, row.prompt, SAMPLE_TOKENS, temperature=0.8, seed=1))
     ppmd, order = ppmd_loss(corpus, [row.order])
     figures = {
         "corpus": corpus.figures(),
         "loss": loss,
         "accuracy": accuracy,
+        "sample": row.prompt + sample,
         "ppmd": ppmd,
         "ppmd_order": order,
         "stages": [json.loads((RUNS / name / RECORD).read_text(encoding="utf-8")) for name in row.recipes],
@@ -116,7 +129,7 @@ def table_row(row: Row, figures: dict) -> str:
         row.published,
         row.nanogpt,
         f"{figures['ppmd']:.4f}",
-        one_line(last["sample"]),
+        one_line(figures["sample"]),
     ]
     return f"| {' | '.join(cells)} |"
 
@@ -125,7 +138,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rerun", action="store_true", help="train, score and record anew what is not in runs/")
     parser.add_argument("--only", nargs="*", metavar="CORPUS", help="of these corpora alone")
-    parser.add_argument("--write", action="store_true", help="write the table into README.md")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/corpora.md")
     arguments = parser.parse_args()
     rows = tuple(row for row in ROWS if not arguments.only or row.corpus in arguments.only)
     if arguments.rerun:
@@ -134,7 +147,7 @@ def main() -> None:
     text = table()
     print(text)
     if arguments.write:
-        write_between(PROJECT / "README.md", BEGIN, END, text)
+        write_table("corpora", text)
 
 
 if __name__ == "__main__":

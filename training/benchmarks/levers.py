@@ -22,12 +22,12 @@ from torch import nn
 from tqdm import tqdm
 
 from training.benchmarks.contenders import peak_memory_mb, train_in_loop
-from training.benchmarks.report import write_table
 from training.benchmarks.speedrun import in_new_process
 from training.command import UserError, run_command
 from training.engine import kernels, loop, optimizers
 from training.engine.loop import Run
 from training.engine.recipe import load_recipe
+from training.tables import write_table
 
 RECIPE = "speedrun"
 
@@ -322,7 +322,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="(default 1 2 3)")
     parser.add_argument("--workers", type=int, default=2, help="of learning, runs at a time (default 2)")
     parser.add_argument("--only", nargs="+", metavar="CHANGE", help="these changes alone (default all)")
-    parser.add_argument("--write", action="store_true", help="put the table into training/benchmarks/README.md")
+    parser.add_argument("--write", action="store_true", help="put the table into its page of docs/")
     arguments = parser.parse_args()
     text = KINDS[arguments.kind](arguments)
     print(text)

@@ -20,11 +20,11 @@ import psutil
 from tqdm import tqdm
 
 from tokenizer import build_character_tokenizer
-from training.benchmarks.report import write_table
 from training.command import run_command
 from training.data.stream import Stream, StreamedCorpus
 from training.engine.loop import Run
 from training.engine.recipe import Recipe
+from training.tables import write_table
 
 MEGABYTE = 1_000_000
 
@@ -115,7 +115,7 @@ def main() -> None:
     parser.add_argument("--gigabytes", type=float, default=2.0, help="size of the stream (default 2)")
     parser.add_argument("--steps", type=int, help="train so many steps instead of reading a stream")
     parser.add_argument("--output", type=Path, default=Path("runs/memory.json"), help="(default runs/memory.json)")
-    parser.add_argument("--write", action="store_true", help="put the table into training/benchmarks/README.md")
+    parser.add_argument("--write", action="store_true", help="put the table into its page of docs/")
     arguments = parser.parse_args()
     figures = train_long(arguments.steps) if arguments.steps else read_stream(arguments.gigabytes)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)

@@ -14,12 +14,12 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from training.benchmarks.report import write_table
 from training.benchmarks.speedrun import in_new_process
 from training.command import run_command
 from training.data.corpora import load_corpus
 from training.engine.record import write_text
 from training.plan import BATCH, CONTEXT, SCALING, Law, propose, recipe_of, train_once
+from training.tables import write_table
 
 GRID = {  # sizes and the steps that each is trained for
     (2, 64, 2): (100, 300, 1000, 3000),
@@ -120,7 +120,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="threads of torch (default its own choice)")
     parser.add_argument("--part", type=int, default=0, help="which share of the grid (default 0)")
     parser.add_argument("--parts", type=int, default=1, help="shares of the grid (default 1)")
-    parser.add_argument("--write", action="store_true", help="put the table into training/benchmarks/README.md")
+    parser.add_argument("--write", action="store_true", help="put the table into its page of docs/")
     arguments = parser.parse_args()
     if arguments.what == "runs":
         run_grid(arguments.corpus, arguments.threads, arguments.part, arguments.parts)

@@ -22,10 +22,10 @@ from tqdm import tqdm
 
 from training.benchmarks.contenders import Course, find_nanogpt, run_nanogpt, run_ours, run_transformers
 from training.benchmarks.machine import describe_machine, matrix_peak
-from training.benchmarks.report import README, write_table
 from training.command import UserError, run_command
 from training.data.corpora import load_corpus
 from training.engine.record import write_text
+from training.tables import PROJECT, write_table
 
 
 def in_new_process(function, *arguments, **options):
@@ -159,7 +159,7 @@ def main() -> None:
     parser.add_argument("--recipe", default="speedrun", help="our recipe (default speedrun)")
     parser.add_argument("--output", type=Path, default=Path("artifacts/speedrun"), help="(default artifacts/speedrun)")
     parser.add_argument("--overwrite", action="store_true", help="measure again what results.json has")
-    parser.add_argument("--write", action="store_true", help="put the tables into training/benchmarks/README.md")
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/performance.md")
     arguments = parser.parse_args()
     for corpus in arguments.corpora:
         load_corpus(corpus)  # what cannot be had is told before anything is trained
@@ -172,7 +172,7 @@ def main() -> None:
     print(f"{text}\n\n{arguments.output / 'results.json'}, {arguments.output / 'loss.png'}")
     if arguments.write:
         write_table("speedrun", text)
-        shutil.copy(arguments.output / "loss.png", README.with_name("speedrun.png"))
+        shutil.copy(arguments.output / "loss.png", PROJECT / "docs" / "speedrun.png")
 
 
 if __name__ == "__main__":

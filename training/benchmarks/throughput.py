@@ -31,9 +31,9 @@ from training.benchmarks.contenders import (
     transformers_model,
 )
 from training.benchmarks.machine import describe_machine, matrix_peak, wait
-from training.benchmarks.report import write_table
 from training.command import run_command
 from training.engine.record import write_text
+from training.tables import write_table
 
 SIZES = {"0.8M": (4, 128, 4), "10.7M": (6, 384, 6), "124M": (12, 768, 12)}  # layers, hidden, heads
 OURS = {"ours (gpt)": "gpt", "ours (modern)": "modern"}
@@ -190,7 +190,7 @@ def main() -> None:
     parser.add_argument(
         "--output", type=Path, default=Path("artifacts/throughput.json"), help="(default artifacts/throughput.json)"
     )
-    parser.add_argument("--write", action="store_true", help="put the tables into training/benchmarks/README.md")
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/performance.md")
     arguments = parser.parse_args()
     arguments.device = "cuda" if torch.cuda.is_available() else "cpu"
     if arguments.nanogpt:

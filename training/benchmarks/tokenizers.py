@@ -14,13 +14,13 @@ import statistics
 import time
 
 from tokenizer import encode_text
-from training.benchmarks.report import write_table
 from training.command import run_command
 from training.data.corpora import NAMES, Corpus, load_corpus
 from training.engine.build import build_tokenizer
 from training.engine.recipe import Recipe, load_recipe
 from training.evaluation.quality import is_chinese
 from training.plan import train_once
+from training.tables import write_table
 
 KINDS = (("character", None), ("bpe", 512), ("bpe", 1024), ("bpe", 2048), ("bpe", 4096))
 CHINESE_KINDS = (("character", None), ("character", 4096), ("bpe", 4096))
@@ -47,7 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", default="classics", help=f"{', '.join(NAMES)} ... (default %(default)s)")
     parser.add_argument("--train", action="store_true", help="train a model with each, with three seeds")
-    parser.add_argument("--write", action="store_true", help="write the table into training/benchmarks/README.md")
+    parser.add_argument("--write", action="store_true", help="put the table into its page of docs/")
     arguments = parser.parse_args()
     os.environ["RAYON_NUM_THREADS"] = "1"  # the library reads it when it first encodes
     corpus = load_corpus(arguments.corpus)

@@ -29,8 +29,8 @@ def choose_kernels(model: PreTrainedModel, device: torch.device, context: int) -
     oneDNN does not: it took half the time on an AMD EPYC (training/benchmarks/README.md). torch asks it only where less
     precision is allowed ("medium"), yet without Intel's AMX units, which none but Intel's have, oneDNN computes in
     float32 as well. sdpa calls it for tiny blocks, at which it is slow, so with oneDNN attention is the eager one, as
-    long as its scores are small. A decoder's attention is computed by chunks of queries (`training.engine.attention`) on any
-    CPU. With a longer context all stays as it was.
+    long as its scores are small. A decoder's attention is computed by chunks of queries (`attention.py`) on any CPU.
+    With a longer context all stays as it was.
     """
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")

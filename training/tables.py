@@ -1,0 +1,46 @@
+"""Tables that commands write into README.md and the pages of docs/."""
+
+import re
+from pathlib import Path
+
+from training.command import UserError
+
+PROJECT = Path(__file__).parents[1]
+PAGES = (PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md")))
+
+
+def table_place(name: str) -> re.Pattern:
+    """The two lines that name a table, and what stands between them."""
+    name = re.escape(name)
+    return re.compile(rf"(<!-- {name}: written by .+? -->\n)(.*?)\n(<!-- end of {name} -->)", re.DOTALL)
+
+
+def read_table(name: str) -> str:
+    """What stands in the place of a table.
+
+    Raises:
+        UserError: no page has such a place.
+    """
+    return table_place(name).search(find_page(name).read_text(encoding="utf-8"))[2]
+
+
+def write_table(name: str, text: str) -> None:
+    """Put `text` into the place of a table.
+
+    Raises:
+        UserError: no page has such a place.
+    """
+    page = find_page(name)
+    before = page.read_text(encoding="utf-8")
+    page.write_text(table_place(name).sub(lambda place: f"{place[1]}{text}\n{place[3]}", before), encoding="utf-8")
+    print(f"wrote the table {name} into {page}")
+
+
+def find_page(name: str) -> Path:
+    for page in PAGES:
+        if table_place(name).search(page.read_text(encoding="utf-8")):
+            return page
+    raise UserError(
+        f"no page has a place for the table '{name}'; put two lines where it belongs: "
+        f"<!-- {name}: written by COMMAND --> and <!-- end of {name} -->."
+    )
