@@ -156,16 +156,7 @@ def model_card(
 ) -> ModelCard:
     """The card of a model: its run's record, the class that loads it and the table of `modeling.interop.verify`."""
     recipe, corpus = record["recipe"], record["corpus"]
-    validation = f"{corpus['validation_characters']:,}"
-    if "shards" in corpus:
-        size = f"a stream of {corpus['bytes']:,} bytes in {corpus['shards']} shards"
-        split = f"the first {validation} characters validate, the rest trains"
-    elif "parts" in corpus:
-        size = f"{corpus['characters']:,} characters"
-        split = f"a part of each corpus ({validation} characters together) validates, the rest trains"
-    else:
-        size = f"{corpus['characters']:,} characters"
-        split = f"the first 90% of the characters train, the last 10% ({validation}) validate"
+    size, split = describe_split(corpus)
     earlier = ", ".join(
         f"`{stage['name']}`" if stage["name"] else f"what `{stage['checkpoint']}` has read, of which nothing is known"
         for stage in stages_before(record)
@@ -206,6 +197,21 @@ def model_card(
         certificate=certificate,
         sample="\n".join(f"    {line}" for line in record["sample"].strip().splitlines()),
     )
+
+
+def describe_split(corpus: dict) -> tuple[str, str]:
+    """The size of a corpus, and which part of it validates, from its entry in a run record."""
+    validation = f"{corpus['validation_characters']:,}"
+    if "shards" in corpus:
+        size = f"a stream of {corpus['bytes']:,} bytes in {corpus['shards']} shards"
+        split = f"the first {validation} characters validate, the rest trains"
+    elif "parts" in corpus:
+        size = f"{corpus['characters']:,} characters"
+        split = f"a part of each corpus ({validation} characters together) validates, the rest trains"
+    else:
+        size = f"{corpus['characters']:,} characters"
+        split = f"the first 90% of the characters train, the last 10% ({validation}) validate"
+    return size, split
 
 
 def prepare_space(folder: Path, model: str, revision: str) -> None:
