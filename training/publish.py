@@ -145,6 +145,18 @@ def license_of(record: dict) -> str | None:
     return license_of(base) if base else None
 
 
+def size_and_split(corpus: dict) -> tuple[str, str]:
+    """How large a corpus of a run's record is, and which part of it validates, in words."""
+    validation = f"{corpus['validation_characters']:,}"
+    if "shards" in corpus:
+        size = f"a stream of {corpus['bytes']:,} bytes in {corpus['shards']} shards"
+        return size, f"the first {validation} characters validate, the rest trains"
+    size = f"{corpus['characters']:,} characters"
+    if "parts" in corpus:
+        return size, f"a part of each corpus ({validation} characters together) validates, the rest trains"
+    return size, f"the first 90% of the characters train, the last 10% ({validation}) validate"
+
+
 def model_card(
     record: dict,
     name: str,
@@ -156,16 +168,7 @@ def model_card(
 ) -> ModelCard:
     """The card of a model: its run's record, the class that loads it and the table of `modeling.interop.verify`."""
     recipe, corpus = record["recipe"], record["corpus"]
-    validation = f"{corpus['validation_characters']:,}"
-    if "shards" in corpus:
-        size = f"a stream of {corpus['bytes']:,} bytes in {corpus['shards']} shards"
-        split = f"the first {validation} characters validate, the rest trains"
-    elif "parts" in corpus:
-        size = f"{corpus['characters']:,} characters"
-        split = f"a part of each corpus ({validation} characters together) validates, the rest trains"
-    else:
-        size = f"{corpus['characters']:,} characters"
-        split = f"the first 90% of the characters train, the last 10% ({validation}) validate"
+    size, split = size_and_split(corpus)
     earlier = ", ".join(
         f"`{stage['name']}`" if stage["name"] else f"what `{stage['checkpoint']}` has read, of which nothing is known"
         for stage in stages_before(record)
