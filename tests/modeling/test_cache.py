@@ -1,4 +1,4 @@
-"""The cache is found under every name, and what is written never depends on it."""
+"""The cache is found under every name, and the text that is generated never depends on it."""
 
 import inspect
 import logging
@@ -57,14 +57,14 @@ def test_an_encoder_refuses_a_cache():
 
 @pytest.mark.parametrize("architecture", [OzymandiasForCausalLM, OzymandiasForConditionalGeneration])
 def test_generate_still_sees_the_arguments(architecture):
-    """transformers reads the signature to know what a model takes."""
+    """transformers reads the signature to learn which arguments a model takes."""
     taken = inspect.signature(architecture.forward).parameters
     assert {"attention_mask", "position_ids", "past_key_values", "use_cache"} <= taken.keys()
 
 
 @pytest.mark.parametrize("fields", [{}, {"is_encoder_decoder": True}, {"is_causal": False}], ids=str)
 def test_no_warning_with_or_without_cache(fields, caplog, recwarn):
-    transformers_logging.get_logger("transformers").addHandler(caplog.handler)  # which does not pass its records on
+    transformers_logging.get_logger("transformers").addHandler(caplog.handler)  # it does not propagate its records
     caplog.set_level(logging.WARNING)
     forget_warnings_shown_once()
     model = build(**fields)

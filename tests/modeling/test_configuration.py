@@ -83,14 +83,14 @@ def test_unknown_preset_names_the_known():
 
 
 def test_only_a_mixture_has_the_fields_of_a_mixture():
-    """Tools such as TRL ask `hasattr`, and treat what has these fields as a mixture."""
+    """Tools such as TRL call `hasattr`, and treat every model whose config has these fields as a mixture."""
     dense, mixture = OzymandiasConfig(), OzymandiasConfig(feed_forward_type="moe", num_local_experts=4)
     for name, default in {**MIXTURE_FIELDS, "num_local_experts": 4}.items():
         assert not hasattr(dense, name)
         assert name not in dense.to_dict()
         assert getattr(mixture, name) == default
         assert OzymandiasConfig(**mixture.to_dict()).to_dict() == mixture.to_dict()
-    # Configs of dense models that were published before carry the defaults.
+    # Configs of dense models that were published earlier have the defaults.
     assert OzymandiasConfig(**MIXTURE_FIELDS).to_dict() == dense.to_dict()
     with pytest.raises(ValueError, match=r"num_local_experts.*moe"):
         OzymandiasConfig(num_local_experts=4)

@@ -1,4 +1,4 @@
-"""What else a user tries on a decoder: other attention, caches, ways to decode, precisions, and the tools around it."""
+"""What else users try on a decoder: attention implementations, caches, decoding, precisions, and other libraries."""
 
 import importlib.util
 
@@ -36,7 +36,7 @@ def build(preset: str = "modern", implementation: str = "sdpa", **fields):
     "fields", [{}, {"sliding_window": 4}, {"is_encoder_decoder": True}], ids=["full", "sliding", "encoder-decoder"]
 )
 def test_flex_attention_agrees(fields):
-    fields = {**fields, "num_hidden_layers": 1}  # compiling is what takes the time
+    fields = {**fields, "num_hidden_layers": 1}  # because compiling takes long
     flex, sdpa = build("modern", "flex_attention", **fields), build("modern", **fields)
     mask = torch.ones(2, 12, dtype=torch.long)
     mask[1, 8:] = 0
@@ -90,7 +90,7 @@ def test_continuous_batching_writes_the_same_text():
     expected = model.generate(ids(2, 8), **GREEDY)[:, 8:]
     config = model.generation_config
     config.update(**{**GREEDY, "eos_token_id": 1})
-    room = transformers.ContinuousBatchingConfig(num_blocks=8, max_batch_tokens=64)  # by itself it takes gigabytes
+    room = transformers.ContinuousBatchingConfig(num_blocks=8, max_batch_tokens=64)  # the default takes gigabytes
     written = model.generate_batch(ids(2, 8).tolist(), generation_config=config, continuous_batching_config=room)
     for row, request in zip(expected, written.values(), strict=True):
         assert request.generated_tokens == row[: len(request.generated_tokens)].tolist()
@@ -141,7 +141,7 @@ def test_streamer_stop_string_and_pipeline(tmp_path):
     model = OzymandiasForCausalLM(preset_config("modern", vocab_size=len(tokenizer), **tokens)).eval()
     with torch.no_grad():
         model.lm_head.weight.normal_()
-        model.lm_head.weight[:259].zero_()  # characters alone: a streamer may cut the bytes of one in the middle
+        model.lm_head.weight[:259].zero_()  # only characters: a streamer may cut one in the middle of its bytes
     inputs = tokenizer("the moon", return_tensors="pt")
     streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, timeout=60)
     written = tokenizer.decode(model.generate(**inputs, streamer=streamer, **GREEDY)[0])
@@ -171,7 +171,7 @@ def test_exports_with_a_length_that_changes(preset):
 @pytest.mark.parametrize("fields", [{}, {"feed_forward_type": "moe"}, {"is_encoder_decoder": True}], ids=str)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_half_precision_is_near_and_trains(dtype, fields):
-    """A forward pass in half precision is off by its rounding alone, and its gradients are finite."""
+    """A forward pass in half precision differs only by rounding, and its gradients are finite."""
     full, half = build(**fields), build(**fields).to(dtype)
     inputs = {"input_ids": ids(2, 12), "labels": ids(2, 12)}
     with torch.no_grad():
@@ -268,7 +268,7 @@ def test_trainer_trains_saves_and_evaluates(tmp_path):
 
 
 def test_gradients_reach_what_is_returned():
-    """Hidden states and attentions are those of the graph, not copies."""
+    """Hidden states and attentions belong to the graph of gradients: they are not copies."""
     outputs = build("modern", "eager").train()(ids(2, 9), output_hidden_states=True, output_attentions=True)
     kept = [*outputs.hidden_states[:-1], *outputs.attentions]
     for tensor in kept:
@@ -287,7 +287,7 @@ def test_a_decoder_looks_both_ways_where_a_call_says_so():
 
 
 def test_trl_fine_tunes_a_dense_model(tmp_path):
-    """TRL looks for a mixture's load-balancing loss in any model whose config has a mixture's fields."""
+    """TRL expects a load-balancing loss from any model whose config has the fields of a mixture."""
     trl = pytest.importorskip("trl")
     datasets = pytest.importorskip("datasets")
     tokenizer = build_character_tokenizer("the moon upon the water")

@@ -1,4 +1,4 @@
-"""The encoder: what a user of transformers relies on in a masked language model and in vectors of texts."""
+"""The encoder: what users of transformers expect from a masked language model and from vectors of texts."""
 
 import math
 

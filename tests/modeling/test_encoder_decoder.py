@@ -1,4 +1,4 @@
-"""The encoder-decoder: what a user of transformers relies on when a source is read and a target written."""
+"""The encoder-decoder: what users of transformers expect from a model that reads a source and writes a target."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What a user of transformers relies on, for every preset."""
+"""What users of transformers expect from a decoder, for every preset."""
 
 import copy
 import math
@@ -35,7 +35,7 @@ def test_loss_starts_near_the_logarithm_of_the_vocabulary(preset):
 def test_every_parameter_learns(preset):
     model = build(preset).train()
     model(ids(2, 20), labels=ids(2, 20)).loss.backward()
-    # A softmax does not see what is added to all its scores, but no such parameter exists without biases.
+    # A key bias would get no gradient, because a softmax ignores what is added to all scores; the presets have none.
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
 
 
@@ -61,7 +61,7 @@ def test_no_position_sees_what_comes_after_it(preset):
 
 @presets
 def test_cached_equals_uncached(preset):
-    """Token by token with a cache that begins empty, which is falsy and was once taken for none."""
+    """Token by token with a cache that begins empty. An empty cache is falsy, and was once mistaken for no cache."""
     model = build(preset)
     x = ids(2, 15)
     cache = DynamicCache(config=model.config)
@@ -150,7 +150,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(preset):
 
 
 def test_loss_is_weighted_by_token_not_by_part():
-    """Parts of unequal length, with `num_items_in_batch`: the gradients of one batch (transformers#37766)."""
+    """With `num_items_in_batch`, unequal micro-batches give the gradients of one batch (transformers#37766)."""
     whole, parts = build("modern").train(), build("modern").train()
     x = ids(4, 20)
     labels = x.clone()
@@ -176,7 +176,7 @@ def test_past_learned_positions_is_a_clear_error(use_cache):
     model = build("gpt")
     with pytest.raises(ValueError, match=r"65 tokens.*64 learned positions.*max_position_embeddings"):
         model.generate(ids(1, 60), max_new_tokens=10, do_sample=False, use_cache=use_cache, eos_token_id=None)
-    # Padding takes no position, so a padded row may be longer than the table.
+    # Padding takes no position, so a padded row can be longer than the table.
     mask = torch.ones(1, 70, dtype=torch.long)
     mask[0, :10] = 0
     position_ids = (mask.cumsum(-1) - 1).clamp(min=0)
@@ -380,7 +380,7 @@ def test_soft_cap_bounds_the_logits_and_keeps_their_order():
 
 
 def test_config_of_a_model_is_any_combination():
-    """Parts are chosen by fields, so a mixture that no preset has works too."""
+    """Each part is chosen by its own field, so a combination that no preset has works too."""
     config = OzymandiasConfig(
         vocab_size=VOCAB,
         position_type="rotary",

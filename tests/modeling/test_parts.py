@@ -1,4 +1,4 @@
-"""Each part against its formula: another way of computing it, or a property that the paper states."""
+"""Each part against its formula: computed in another way, or by a property that the paper states."""
 
 import math
 
@@ -35,7 +35,7 @@ def test_rms_norm_is_torchs():
 
 @pytest.mark.parametrize("norm", [LayerNorm, RMSNorm])
 def test_norm_keeps_half_precision_in_and_out(norm):
-    """The square of 300 overflows float16, so the statistics must not be taken in it."""
+    """The square of 300 overflows float16, so the statistics must not be computed in it."""
     x = torch.full((1, 8), 300.0, dtype=torch.float16)
     x[0, 0] = -300
     y = norm(8, 1e-5).half()(x)
@@ -150,7 +150,7 @@ def test_eager_attention_gradients(kv_heads):
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 def test_gradients_of_cross_attention_are_right(kv_heads):
-    """The whole layer, projections and shared heads included, with another length on the other side."""
+    """The whole layer with projections and shared heads, and with a source of another length."""
     config = OzymandiasConfig(
         hidden_size=8, num_attention_heads=4, num_key_value_heads=kv_heads, add_cross_attention=True
     )

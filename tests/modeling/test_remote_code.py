@@ -1,4 +1,4 @@
-"""A checkpoint's code travels with it: what `trust_remote_code` loads, and the rules that make it loadable."""
+"""A checkpoint carries its code: what `trust_remote_code` loads, and the rules that make it loadable."""
 
 import ast
 import json
@@ -86,7 +86,7 @@ for name in {list(models)}:
 
 @pytest.fixture
 def foreign(tmp_path):
-    """A checkpoint that asks for its own code, which makes a file when it is run."""
+    """A checkpoint with code of its own, which writes a file when it is run."""
     folder = tmp_path / "foreign"
     folder.mkdir()
     (folder / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Foreign: pass\n")
@@ -110,7 +110,7 @@ def foreign(tmp_path):
     ids=["load_model", "load_trained", "load_checkpoint", "build_tokenizer", "build_model"],
 )
 def test_foreign_code_is_refused_without_a_question(foreign, monkeypatch, load):
-    """On a terminal transformers asks whether to run it, and a server has nobody who could answer."""
+    """On a terminal transformers would ask whether to run it, and on a server nobody could answer."""
     questions = []
     monkeypatch.setattr("builtins.input", lambda question="": questions.append(question) or "n")
     with pytest.raises(ValueError, match="foreign"):
@@ -121,7 +121,7 @@ def test_foreign_code_is_refused_without_a_question(foreign, monkeypatch, load):
 
 @pytest.mark.parametrize("file", [f for f in FILES if f.name != "__init__.py"], ids=lambda f: f.name)
 def test_imports_are_what_remote_code_can_follow(file):
-    """transformers finds the files to copy by a regular expression: `from .file import name`, one a line."""
+    """transformers finds the files to copy by a regular expression: one `from .file import name` on each line."""
     allowed = {"torch", "transformers", "huggingface_hub", *sys.stdlib_module_names}
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):

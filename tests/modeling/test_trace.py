@@ -1,4 +1,4 @@
-"""One sentence on its way through a decoder, as a newcomer sees it."""
+"""One sentence on its way through a decoder."""
 
 import pytest
 

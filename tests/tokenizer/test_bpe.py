@@ -94,7 +94,7 @@ def test_vocabulary_has_the_size_that_was_asked_for(tmp_path):
 @pytest.mark.parametrize("with_mask", [False, True])
 @pytest.mark.parametrize("build", [build_bpe_tokenizer, build_character_tokenizer])
 def test_a_special_token_is_one_to_the_tokenizer_and_text_to_a_corpus(build, with_mask, tmp_path):
-    """Chat templates spell special tokens, and so does whoever adds one of their own; a corpus that does is a text."""
+    """Chat templates and users write special tokens as text and mean the token; in a corpus it is only text."""
     build(TEXT, 600, with_mask).save_pretrained(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|user|>"]})

@@ -12,7 +12,7 @@ from training.data.corpora import load_corpus
 
 
 def assert_same_as_the_library(text: str, vocab_size: int) -> None:
-    """The same merges in the same order, and the same ids for the text that it learned from."""
+    """The same merges in the same order, and the same ids for the training text."""
     ours, library = BytePairs.train(text, vocab_size), build_bpe_tokenizer(text, vocab_size)
     merges = json.loads(library.backend_tokenizer.to_str())["model"]["merges"]
     assert ours.merges == [tuple(bytes(BYTE_OF[c] for c in part) for part in merge) for merge in merges]
@@ -36,7 +36,7 @@ def test_same_as_the_library_on_the_corpora(corpora, name):
 @settings(max_examples=100, deadline=None)
 @given(st.text(st.sampled_from("aab -.,\n春夏"), min_size=1, max_size=60))
 def test_same_as_the_library_on_repetitions(text):
-    """Where pairs overlap themselves, as in `aaa`, counts are easily wrong."""
+    """Pairs that overlap themselves, as in `aaa`, are easily counted wrong."""
     assert_same_as_the_library(text, 300)
 
 

@@ -1,4 +1,4 @@
-"""Parity in numbers with the models of transformers, in both directions."""
+"""Numerical parity with the models of transformers and torch, in both directions."""
 
 import pytest
 import torch
@@ -57,7 +57,7 @@ decoders = pytest.mark.parametrize("name", [name for name in NATIVE if "bert" no
 
 
 def native(name: str):
-    """A model with weights large enough that every part of it shows in the logits."""
+    """A model with weights large enough that every part of it affects the logits."""
     config = NATIVE[name]
     torch.manual_seed(0)
     model = FAMILIES[config.model_type].native(config).eval()
@@ -197,7 +197,7 @@ def test_what_torch_cannot_express_or_we_cannot_take_is_said():
 
 
 def test_trained_architectures_of_ours_run_without_our_code(tmp_path):
-    """A Llama-shaped checkpoint is exported, and transformers alone gives its logits."""
+    """A checkpoint exported as Llama or Qwen3 gives the same logits in transformers alone."""
     tokenizer = build_character_tokenizer("the moon upon the water")
     fields = {"feed_forward_type": "gated", "hidden_act": "silu", "vocab_size": len(tokenizer), "pad_token_id": 2}
     for qk_norm, name in ((False, "LlamaForCausalLM"), (True, "Qwen3ForCausalLM")):
@@ -250,7 +250,7 @@ def test_options_that_we_do_not_have_are_refused_by_name():
 
 
 def test_mixtures_balance_their_load_as_mixtral_does(monkeypatch):
-    """In one layer: of more, Mixtral adds the loads up before it asks whether they are equal."""
+    """With one layer: Mixtral pools the experts of several layers before it measures their balance."""
     monkeypatch.setitem(NATIVE, "mixtral", MixtralConfig(**{**MIXTRAL, "num_hidden_layers": 1}))
     theirs = native("mixtral")
     ours = from_transformers(theirs)

@@ -1,4 +1,4 @@
-"""A checkpoint of ours outside Python: converted by llama.cpp's own converter, and run by llama.cpp.
+"""A checkpoint outside Python: converted by llama.cpp's own converter, and run by llama.cpp.
 
 Needs `pip install llama-cpp-python gguf sentencepiece`, which is built from source for a quarter of an hour, and in
 `LLAMA_CPP` the folder of llama.cpp's source, whose converter is not on PyPI (the package's source archive has it in

@@ -33,7 +33,7 @@ def test_other_architectures_pass(fields, rows):
 
 
 def test_a_broken_equivalence_shows():
-    """An attention that forgets the mask in its eager form, as a fallback of sdpa once did (transformers#30978)."""
+    """An eager attention that ignores its mask, as a fallback of sdpa once did (transformers#30978)."""
     import modeling.attention as attention
 
     model = OzymandiasForCausalLM(preset_config("modern", vocab_size=50))
