@@ -79,7 +79,9 @@ class Mixture:
 
     @property
     def characters(self) -> int:
-        return sum(part.characters for part in self.trained_on)
+        """The characters of all corpora, without those of a subset whose shelf is among them."""
+        names = {part.name for part in self.trained_on}
+        return sum(part.characters for part in self.trained_on if SUBSETS.get(part.name) not in names)
 
     @property
     def size(self) -> str:

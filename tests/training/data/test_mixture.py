@@ -150,6 +150,8 @@ def test_name_figures_and_scored_parts(shelves):
     assert list(both.scored(None).values()) == [part.validation for part in both.parts]
     assert both.sha256 != mixed({"baum": 3, "tales": 1, "verse": 1}, {"baum": 1, "sampler": 2}).sha256
     assert json.loads(json.dumps(figures)) == figures
+    verse = mixed({"verse": 1})
+    assert mixed({"verse": 1}, {"verse-classics": 1}).characters == verse.characters
 
 
 def test_the_tokenizers_sample_has_the_proportions_and_is_bounded(shelves, monkeypatch):
