@@ -10,8 +10,8 @@ from space.originality import copied_passages
 from space.training_texts import corpora_of, fetch, is_here, keep_fetching
 from tests.space.conftest import wait_until
 from tests.space.test_originality import checkpoint, prose
-from training import corpora
 from training.command import UserError
+from training.data import corpora
 from training.data.works import WORKS, Work
 
 
