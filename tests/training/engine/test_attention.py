@@ -6,7 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from modeling import OzymandiasForCausalLM, preset_config
 from tests.conftest import VOCAB, ids
-from training import attention
+from training.engine import attention
 from training.engine.attention import CAUSAL_CHUNKS
 
 
