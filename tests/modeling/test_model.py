@@ -5,6 +5,8 @@ import math
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from torch import nn
 from transformers import AutoModelForCausalLM, DynamicCache
 
@@ -237,6 +239,9 @@ def test_compiles_into_one_graph():
         torch.testing.assert_close(compiled(ids(1, 16)).logits, model(ids(1, 16)).logits, **CLOSE)
 
 
+@pytest.mark.skipif(
+    Version(transformers.__version__) < Version("5.24"), reason="older versions make a mask, at least 5.17"
+)
 def test_compiled_training_leaves_the_causal_mask_to_the_kernel():
     """A mask made in the graph cost sdpa its causal kernel, which computes half as much."""
     calls = []

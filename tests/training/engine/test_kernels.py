@@ -42,16 +42,18 @@ class Reached(Exception):
 @pytest.mark.parametrize(
     ("module", "worker", "arguments"),
     [
-        ("evaluate", "training.evaluation.scores.score_text", ["--corpus", "sampler"]),
-        ("search", "training.evaluation.search.passage_vectors", ["--corpus", "sampler", "--checkpoint"]),
-        ("quatrains", "training.evaluation.sampling.stream_text", []),
+        ("evaluate", "training.evaluate.score_text", ["--corpus", "sampler"]),
+        ("evaluation.search", "training.evaluation.search.passage_vectors", ["--corpus", "sampler", "--checkpoint"]),
+        ("evaluation.quatrains", "training.evaluation.sampling.stream_text", []),
     ],
 )
 def test_commands_move_the_model_to_the_device(trained, monkeypatch, module, worker, arguments):
     """The meta device stands for a GPU, which the machine of the tests may lack."""
     main = importlib.import_module(f"training.{module}").main
-    checkpoint = CHECKPOINTS / "oz-encoder" if module == "search" else trained / "best"
-    command = ["the moon", *arguments, str(checkpoint)] if module == "search" else [str(checkpoint), *arguments]
+    checkpoint = CHECKPOINTS / "oz-encoder" if module == "evaluation.search" else trained / "best"
+    command = (
+        ["the moon", *arguments, str(checkpoint)] if module == "evaluation.search" else [str(checkpoint), *arguments]
+    )
 
     def work(model, *args, **options):
         raise Reached(model.device.type)
