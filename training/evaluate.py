@@ -16,6 +16,7 @@ from training.data.library import SHELVES
 from training.engine.kernels import choose_kernels
 from training.engine.provenance import trained_on
 from training.evaluation.quality import is_chinese, measure_quality
+from training.evaluation.reading import Reading, measure_reading
 from training.evaluation.sampling import stream_text
 from training.evaluation.scores import expert_load, score_text
 from training.loading import choose_device, load_trained
@@ -35,31 +36,49 @@ def write_samples(
     ]
 
 
-def report_samples(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, corpus: Corpus, split: str, checkpoint: str, count: int
-) -> None:
+def report_samples(samples: list[str], checkpoint: str, corpus: Corpus, split: str) -> None:
     """Print how good a model's samples are, next to the same figures for a split that it was not trained on."""
-    samples = write_samples(model, tokenizer, "\n", count, SAMPLE_TOKENS)
     stages = trained_on(checkpoint)
     seen = [load_corpus(stage["name"]).train for stage in stages if stage["name"]] or [corpus.train]
     if any(stage["name"] is None for stage in stages):
         print(f"not all that {checkpoint} was trained on is known, so that more may be copied than is found")
-    size = sum(map(len, samples)) // count
+    size = max(1, sum(map(len, samples)) // len(samples))
     text = getattr(corpus, split)
-    held_out = [text[begin : begin + size] for begin in range(0, min(count * size, len(text)), size)]
-    words = "characters of the training text" if is_chinese(samples) else "real words"
-    print(f"{'':38} {'samples':>10} {split:>10}")
+    held_out = [text[begin : begin + size] for begin in range(0, min(len(samples) * size, len(text)), size)]
+    chinese = is_chinese(samples)
+    print(f"{'':42} {'samples':>10} {split:>10}")
     ours, theirs = measure_quality(samples, seen), measure_quality(held_out, seen)
     for name, of in (
-        (words, lambda q: f"{q.real_words:.1%}"),
+        ("characters of the training text" if chinese else "real words", lambda q: f"{q.real_words:.1%}"),
         ("distinct among three words in a row", lambda q: f"{q.distinct:.1%}"),
         ("copied, of eight words in a row", lambda q: f"{q.copied_grams:.1%}"),
         ("longest copied passage, characters", lambda q: f"{len(q.longest_copy)}"),
     ):
-        print(f"{name:38} {of(ours):>10} {of(theirs):>10}")
+        print(f"{name:42} {of(ours):>10} {of(theirs):>10}")
+    if not chinese:
+        for row in reading_rows(measure_reading(samples), measure_reading(held_out)):
+            print("{:42} {:>10} {:>10}".format(*row))
     print(f"the longest: {ours.longest_copy!r}")
     if ours.copied_grams > MEMORISED:
         print("this model recites: much of what it writes stands in its training text word for word")
+
+
+def reading_rows(ours: Reading, theirs: Reading) -> list[tuple[str, str, str]]:
+    """The figures of stories and verse, each with its name; "-" where there is nothing to measure."""
+
+    def cell(value: float | None, unit: str) -> str:
+        return "-" if value is None else f"{value:{unit}}"
+
+    figures = (
+        ("texts that are verse", "verse", "d"),
+        ("texts that repeat a line or phrase 3 times", "loops", ".1%"),
+        ("distinct lines of verse", "distinct_lines", ".1%"),
+        ("lines of verse that rhyme", "rhymes", ".1%"),
+        ("syllables from a line to the next", "uneven", ".1f"),
+        ("stories whose quotes close", "closed_quotes", ".1%"),
+        ("names of a second half known from the first", "steady_names", ".1%"),
+    )
+    return [(name, *(cell(getattr(of, field), unit) for of in (ours, theirs))) for name, field, unit in figures]
 
 
 def main() -> None:
@@ -75,6 +94,8 @@ def main() -> None:
     parser.add_argument("--context", type=int, help="length of a window (default: the model's context)")
     parser.add_argument("--device", help="cpu, cuda, mps ... (default: the accelerator, where there is one)")
     parser.add_argument("--samples", type=int, default=0, help="texts to write and measure (default %(default)s)")
+    parser.add_argument("--prompt", default="\n", help="what each sample goes on from (default: a new line)")
+    parser.add_argument("--show", type=int, default=0, help="samples to print, the first ones (default %(default)s)")
     arguments = parser.parse_args()
     device, corpus = choose_device(arguments.device), load_corpus(arguments.corpus)
     text = getattr(corpus, arguments.split)
@@ -99,7 +120,10 @@ def main() -> None:
     if arguments.samples:
         if not decoder:
             raise UserError("only a decoder writes samples; leave --samples out.")
-        report_samples(model, tokenizer, corpus, arguments.split, arguments.checkpoint, arguments.samples)
+        samples = write_samples(model, tokenizer, arguments.prompt, arguments.samples, SAMPLE_TOKENS)
+        report_samples(samples, arguments.checkpoint, corpus, arguments.split)
+        for number, sample in enumerate(samples[: arguments.show], start=1):
+            print(f"\n--- sample {number}\n{arguments.prompt}{sample}")
 
 
 if __name__ == "__main__":

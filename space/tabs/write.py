@@ -13,9 +13,9 @@ from space.originality import Originality, Passage, copied_passages
 from space.tabs import figures
 from space.tabs.components import EXPLANATION_LIMITS, Translated, scripted, token_value
 from space.token_scores import ScoredToken
-from space.verse import LineVerse, analyse_verse
 from training.command import UserError
 from training.engine.checkpoints import RECORD
+from training.evaluation.verse import LineVerse, analyse_verse
 
 EXAMPLES = [
     "Write me a poem",

@@ -1,6 +1,6 @@
-"""What samples are worth besides their loss: real words, variety, and how much of them is copied from what was read.
+"""How good samples are to a reader, which a loss does not show: real words, variety, loops, copying.
 
-A word is a run of letters, or a Chinese character.
+A word is a run of letters, or a Chinese character. [`training.evaluation.reading`] measures stories and verse.
 """
 
 import re

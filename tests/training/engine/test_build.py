@@ -162,6 +162,10 @@ def test_a_part_is_scored_on_the_way_and_the_whole_at_the_end(tmp_path):
 
 
 def test_evaluate_prints_what_samples_are_worth(base):
-    said = run_forked("-m", "training.evaluate", base / "best", "--corpus", "sampler", "--samples", "2").stdout
+    samples = ["--samples", "2", "--prompt", "The moon", "--show", "1"]
+    said = run_forked("-m", "training.evaluate", base / "best", "--corpus", "sampler", *samples).stdout
     for words in ("nats per character", "bits", "ranked first", "stride 16", "real words", "copied", "distinct"):
         assert words in said
+    for words in ("repeat a line", "that rhyme", "quotes close", "--- sample 1\nThe moon"):
+        assert words in said
+    assert "--- sample 2" not in said

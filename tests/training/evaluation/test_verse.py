@@ -4,8 +4,8 @@ import time
 import pronouncing
 import pytest
 
-from space.verse import LineVerse, analyse_verse, estimate_syllables
 from tests.space.conftest import at_once
+from training.evaluation.verse import LineVerse, analyse_verse, estimate_syllables
 
 QUATRAIN = """The lamp is lit, the door is shut,
 The kettle sings above the flame,
