@@ -346,7 +346,7 @@ def test_a_folder_that_is_no_run_is_never_touched(capsys, monkeypatch, tmp_path)
 
 def test_a_small_text_that_is_read_often_stops_by_itself_and_says_what_to_do(tmp_path, capsys):
     """As the README's command for a text of one's own does on 27 kB; here with fewer steps on a smaller text."""
-    verse = (RECIPES.parent / "sampler.txt").read_text(encoding="utf-8")
+    verse = (RECIPES.parent / "data" / "sampler.txt").read_text(encoding="utf-8")
     (tmp_path / "verse.txt").write_text(verse[:6000], encoding="utf-8")
     fields = {"steps": "200", "evaluate_every": "10", "sample_length": "1", "corpus": str(tmp_path / "verse.txt")}
     train(load_recipe("smoke", list(fields.items())), tmp_path / "run")
@@ -365,7 +365,7 @@ def test_no_recipe_of_the_registry_stops_by_itself(name):
     """Their figures stand in the README. What reads its text often says in the recipe whether it may stop."""
     recipe = load_recipe(name)
     characters = {"sampler": 27_488, "oz": 207_799, "poetry": 270_615, "classics+quatrains": 1_000_000}
-    text = 0.9 * characters.get(recipe.corpus, math.inf)
+    text = 0.9 * characters.get(str(recipe.corpus), math.inf)
     per_token = 1 if recipe.tokenizer == "character" else 4
     epochs = recipe.steps * recipe.batch_size * recipe.context * per_token / text
     assert recipe.patience is not None or recipe.task == "copy" or epochs < MANY_EPOCHS

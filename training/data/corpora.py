@@ -14,6 +14,7 @@ from pathlib import Path
 
 from training.command import UserError, in_one_line
 from training.data.library import SHELVES, SUBSETS, load_shelf, shelf_source
+from training.data.quatrains import label_quatrains
 from training.data.works import COLLECTIONS, WORKS, cache_folder, fetch
 
 SAMPLER = Path(__file__).with_name("sampler.txt")
@@ -104,8 +105,6 @@ def load_corpus(name: str, accept_changed: bool = False, column: str = "text") -
     if name == "sampler":
         return Corpus(name, (read_text(SAMPLER),), "verse written for the project")
     if name == QUATRAINS:
-        from training.data.quatrains import label_quatrains  # imports transformers, which takes seconds
-
         poems = load_corpus("chinese-poems", accept_changed)
         train, validation = label_quatrains(poems.train) + BETWEEN, label_quatrains(poems.validation)
         return Corpus(name, (train + validation,), f"the quatrains of {poems.source}", (len(train),))

@@ -42,7 +42,7 @@ def choose_kernels(model: PreTrainedModel, device: torch.device, context: int) -
     if other_than_intel_with_avx512():
         torch.set_float32_matmul_precision("medium")
         model.set_attn_implementation("eager")
-    if model.config.is_causal and not model.config.is_encoder_decoder:
+    if getattr(model.config, "is_causal", False) and not model.config.is_encoder_decoder:  # of other models: unknown
         model.set_attn_implementation(CAUSAL_CHUNKS)
 
 

@@ -37,7 +37,7 @@ def stream_fields(tmp_path_factory) -> dict:
     """The fields of a recipe whose corpus is a stream of four shards with lines of the sampler."""
     folder = tmp_path_factory.mktemp("stream") / "shards"
     folder.mkdir()
-    lines = (PROJECT / "training" / "sampler.txt").read_text(encoding="utf-8").splitlines()
+    lines = (PROJECT / "training" / "data" / "sampler.txt").read_text(encoding="utf-8").splitlines()
     for shard in range(4):
         texts = [json.dumps({"text": line}) + "\n" for line in lines[shard::4]]
         (folder / f"{shard}.jsonl").write_text("".join(texts), encoding="utf-8")
