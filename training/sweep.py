@@ -16,6 +16,7 @@ from statistics import mean
 
 from training.command import GOES_ON, UserError, let_others_work, run_command
 from training.engine.recipe import add_recipe_options, check_inputs, load_recipe, overrides_from_arguments
+from training.files import write_text
 
 TABLE, PLOT = "sweep.md", "sweep.png"
 
@@ -50,7 +51,7 @@ def write_table(output: Path, about: str, results: dict[str, list[float]]) -> No
     ranked = sorted(results.items(), key=lambda item: mean(item[1]))
     rows = [f"| {name} | **{mean(of):.4f}** | {min(of):.4f} | {max(of):.4f} | {len(of)} |" for name, of in ranked]
     head = ["| setting | validation loss, mean | lowest | highest | seeds |", "|---|--:|--:|--:|--:|"]
-    (output / TABLE).write_text("\n".join([about, "", *head, *rows]) + "\n", encoding="utf-8")
+    write_text(output / TABLE, "\n".join([about, "", *head, *rows]) + "\n")
 
     import matplotlib
 

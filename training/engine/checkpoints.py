@@ -19,10 +19,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from training.command import UserError, in_one_line
 from training.engine import sharded
+from training.files import UNFINISHED, whole_file
 
 # How torch and safetensors say that a disk is full or a file too large.
 FULL_DISK = ("No space left", "os error 28", "os error 27", "PytorchStreamWriter failed", "unexpected pos")
-UNFINISHED, REPLACED = ".unfinished", ".replaced"
+REPLACED = ".replaced"
 STATE, RECORD, METRICS, SNAPSHOTS, BEST = "state.json", "run.json", "metrics.jsonl", "snapshots", "best"
 
 
@@ -118,11 +119,9 @@ def save_snapshot(run: Path, step: int, model: PreTrainedModel, weights: dict[st
         UserError: the disk does not take it.
     """
     path = run / SNAPSHOTS / f"{step:06}.safetensors"
-    path.parent.mkdir(exist_ok=True)
-    unfinished = path.with_name(path.name + UNFINISHED)
     try:
-        save_file(stored_weights(model, weights, half=True), unfinished)
-        unfinished.replace(path)
+        with whole_file(path) as unfinished:
+            save_file(stored_weights(model, weights, half=True), unfinished)
     except (OSError, SafetensorError) as error:
         raise not_written(path, error) from error
 

@@ -20,9 +20,10 @@ from transformers import PreTrainedModel
 from training.command import UserError
 from training.data.corpora import Corpus
 from training.data.stream import StreamedCorpus
-from training.engine.checkpoints import BEST, METRICS, RECORD, SNAPSHOTS, UNFINISHED, list_checkpoints
+from training.engine.checkpoints import BEST, METRICS, RECORD, SNAPSHOTS, list_checkpoints
 from training.engine.optimizers import learning_rate_share
 from training.engine.recipe import SAME_LOSSES, Recipe
+from training.files import UNFINISHED, whole_file, write_text
 
 RECIPE, CURVE = "recipe.yaml", "loss.png"
 OVERFITTED = 0.02  # nats per character above the best, more than a loss wavers by
@@ -48,6 +49,8 @@ def open_run(folder: Path, recipe: Recipe, corpus: Corpus | StreamedCorpus, over
         if new:
             shutil.rmtree(folder / SNAPSHOTS, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
+        for left in filter(Path.is_file, folder.rglob(f"*{UNFINISHED}")):  # by a kill
+            left.unlink()
         if not finished:
             write_text(folder / RECIPE, resolved)
     except OSError as error:
@@ -94,13 +97,6 @@ def read_metrics(folder: Path) -> list[dict]:
     path = folder / METRICS
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     return [json.loads(line) for line in lines if line.endswith("}")]
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    unfinished = path.with_name(path.name + UNFINISHED)
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
 
 
 @dataclasses.dataclass
@@ -268,7 +264,6 @@ def draw_curve(folder: Path) -> None:
     axes.set(xlabel="step", ylabel="loss, nats per character", title=folder.name)
     axes.grid(alpha=0.3)
     axes.legend()
-    unfinished = folder / (CURVE + UNFINISHED)
-    figure.savefig(unfinished, format="png", dpi=120)
+    with whole_file(folder / CURVE) as unfinished:
+        figure.savefig(unfinished, format="png", dpi=120)
     pyplot.close(figure)
-    unfinished.replace(folder / CURVE)
