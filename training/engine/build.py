@@ -11,7 +11,7 @@ from accelerate.utils import DistributedType, ProjectConfiguration
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from modeling import OzymandiasConfig, preset_config
-from modeling.loading import check_reachable, load_model
+from modeling.loading import load_model
 from modeling.modeling_ozymandias import model_class
 from tokenizer import build_bpe_tokenizer, build_character_tokenizer
 from tokenizer.bpe import VOCAB_SIZE
@@ -22,20 +22,7 @@ from training.data.mixture import Mixture, load_mixture
 from training.data.stream import StreamedCorpus
 from training.data.windows import Windows
 from training.engine.recipe import Recipe
-from training.loading import check_checkpoint, not_loaded
-
-
-def check_start(recipe: Recipe) -> None:
-    """Refuse, before a corpus is loaded, to start from a checkpoint that cannot be reached.
-
-    Raises:
-        UserError: it is no folder, and the Hub does not answer.
-    """
-    if recipe.start_from:
-        try:
-            check_reachable(recipe.start_from)
-        except OSError as error:
-            raise UserError(not_loaded(recipe.start_from, error)) from None
+from training.loading import not_loaded
 
 
 def build_tokenizer(recipe: Recipe, texts: str | list[str]) -> PreTrainedTokenizerBase:
@@ -45,7 +32,6 @@ def build_tokenizer(recipe: Recipe, texts: str | list[str]) -> PreTrainedTokeniz
         UserError: there is none, or the vocabulary is too small.
     """
     if recipe.start_from:
-        check_checkpoint(recipe.start_from)
         try:
             return AutoTokenizer.from_pretrained(recipe.start_from, trust_remote_code=False)
         except (OSError, ValueError) as error:

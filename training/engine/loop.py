@@ -25,7 +25,6 @@ from training.engine.build import (
     build_accelerator,
     build_model,
     build_tokenizer,
-    check_start,
     generation_config,
     load_texts,
     mixture_batches,
@@ -51,6 +50,7 @@ from training.engine.record import RunRecord, open_run
 from training.engine.sharded import load_weights
 from training.evaluation.sampling import stream_text
 from training.evaluation.scores import describe_scores, expert_load, score_copies, validation_loss
+from training.loading import check_checkpoint
 
 STOPPING = "\nstopping: a checkpoint follows within {} steps; interrupt again to end at once\n"
 PATIENCE, MANY_EPOCHS = 3, 20  # scores without a better one, after which a run ends that reads its text so often
@@ -138,7 +138,8 @@ class Run:
 
     def __init__(self, recipe: Recipe, output: Path, overwrite: bool = False, looked_through: bool = False):
         """With `looked_through` the corpus is not searched for what it shares with its validation split."""
-        check_start(recipe)
+        if recipe.start_from:
+            check_checkpoint(recipe.start_from, ask_hub=True)
         model_config(recipe, vocab_size=1)  # refuses a wrong preset or field before the corpus is loaded
         self.recipe, self.output = recipe, output
         self.accelerator = build_accelerator(recipe, output)
