@@ -21,7 +21,7 @@ from training.command import UserError
 from training.data.corpora import Corpus
 from training.data.stream import StreamedCorpus
 from training.engine.checkpoints import BEST, METRICS, RECORD, SNAPSHOTS, list_checkpoints
-from training.engine.optimizers import learning_rate_share
+from training.engine.optimizers import lr_scale
 from training.engine.recipe import SAME_LOSSES, Recipe
 from training.files import UNFINISHED, whole_file, write_text
 
@@ -165,7 +165,7 @@ class RunRecord(Progress):
         self.seconds += seconds
         self.train_loss = loss
         speed = steps * self.recipe.batch_size * self.recipe.context / seconds
-        rate = self.recipe.learning_rate * learning_rate_share(self.step - 1, self.recipe)
+        rate = self.recipe.learning_rate * lr_scale(self.step - 1, self.recipe)
         self.log(train_loss=loss, learning_rate=rate, tokens=self.tokens, seconds=self.seconds, tokens_per_second=speed)
         return speed
 

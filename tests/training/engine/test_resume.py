@@ -83,10 +83,10 @@ def test_of_two_signals_at_once_the_second_is_the_same_and_a_later_one_ends(monk
     clock = iter([10.0, 10.2, 12.0])
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     with Interruption("") as interruption:
-        assert not interruption.asked
+        assert not interruption.requested
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGINT)
-        assert interruption.asked
+        assert interruption.requested
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
