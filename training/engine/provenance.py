@@ -37,9 +37,8 @@ def check_run(
             corpus = separate(corpus, recipe.remove_overlap, say)
     elif recipe.remove_overlap:
         left = without_shared(corpus.train, corpus.validation)
-        say(
-            f"left out of training: {len(corpus.train) - len(left):,} characters that overlap with the validation split"
-        )
+        removed = len(corpus.train) - len(left)
+        say(f"left out of training: {removed:,} characters that overlap with the validation split")
         corpus = dataclasses.replace(corpus, training_text=left)
     earlier = trained_on(recipe.start_from)
     if check_overlap:

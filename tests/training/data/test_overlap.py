@@ -117,7 +117,7 @@ def test_a_run_that_goes_on_is_not_looked_through_again(tmp_path, capsys):
     shutil.rmtree(fine / "checkpoint-2")
     (fine / "run.json").write_text(json.dumps({**json.loads((fine / "run.json").read_text()), "finished": False}))
     resumed, *rest = go_on()
-    assert "going on from step 1" in resumed
+    assert "resuming from step 1" in resumed
     assert "shares" not in resumed
     (left_out,) = [line for line in said.splitlines() if line.startswith("left out of training")]
     assert left_out in resumed

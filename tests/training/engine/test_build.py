@@ -102,7 +102,7 @@ def test_weights_and_moments_are_float32_whatever_the_checkpoint_is_stored_in(ba
 def test_what_cannot_be_fine_tuned_is_told(base, tmp_path):
     for fields, words in (
         ({"start_from": tmp_path / "none"}, "there is no folder"),
-        ({"start_from": base / "best", "task": "masked"}, "no model for the task masked"),
+        ({"start_from": base / "best", "task": "masked"}, "is not a model for the task masked"),
         ({"start_from": base / "best", "model.hidden_sise": 3}, "hidden_sise"),
         ({"start_from": base / "best", "model.hidden_size": 48}, "cannot be fine-tuned"),
     ):
