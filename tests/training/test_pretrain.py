@@ -340,7 +340,7 @@ def test_a_folder_that_is_no_run_is_never_touched(capsys, monkeypatch, tmp_path)
     (tmp_path / "thesis.tex").write_text("precious")
     code, _, error = command(capsys, monkeypatch, "--recipe", "smoke", "--output", str(tmp_path), "--overwrite")
     assert code == 1
-    assert "holds no run" in error
+    assert "does not hold a run" in error
     assert (tmp_path / "thesis.tex").read_text() == "precious"
 
 
