@@ -312,9 +312,7 @@ def check_mixture(recipe: Recipe, sources: dict[str, str]) -> list[str]:
         if recipe.stream:
             return [f"corpus ({source}) is a mixture, which cannot be streamed; give only the shards, or stream: false"]
         if recipe.task == "copy":
-            return [
-                f"corpus ({source}) is a mixture, and the task copy takes its letters from one text; name one corpus"
-            ]
+            return [f"corpus ({source}) is a mixture, and the task copy uses a single text; name one corpus"]
         return []
     only = [name for name in ("final_corpus", "held_out") if getattr(recipe, name)]
     return [f"{name} needs a mixture as the corpus ({source}), such as {{{recipe.corpus}: 1}}" for name in only]
@@ -358,9 +356,7 @@ def default_of(field: str):
 
 def add_recipe_options(parser: argparse.ArgumentParser) -> None:
     """Add an option to the parser for each field of a recipe, with its explanation and default, in groups."""
-    parser.epilog = (
-        "Each option of the recipe's groups overrides the recipe. The defaults hold if a recipe sets nothing."
-    )
+    parser.epilog = "From `the recipe` on, every option overrides a field of it. Defaults are for fields that it omits."
     for name, field in FIELDS.items():
         if name in GROUPS:
             group = parser.add_argument_group(GROUPS[name])
