@@ -79,9 +79,7 @@ def main() -> None:
     device, corpus = choose_device(arguments.device), load_corpus(arguments.corpus)
     text = getattr(corpus, arguments.split)
     if text is None:
-        raise UserError(
-            f"corpus '{corpus.name}' has no test split; only {', '.join(SHELVES)} have one. Leave --split out."
-        )
+        raise UserError(f"corpus '{corpus.name}' has no test split (only {', '.join(SHELVES)} do); leave --split out.")
     tokenizer, model = load_trained(arguments.checkpoint)
     model.to(device)
     context = arguments.context or model.config.max_position_embeddings
@@ -92,8 +90,8 @@ def main() -> None:
         f"stride {max(1, context // 2)}" if decoder else "one after the other"
     )
     print(
-        f"{corpus.name}: {loss:.4f} nats per character ({loss / math.log(2):.4f} bits), {accuracy:.1%} of tokens "
-        f"predicted first, over {len(text):,} characters in {windows}"
+        f"{corpus.name}: {loss:.4f} nats per character ({loss / math.log(2):.4f} bits), top-1 accuracy "
+        f"{accuracy:.1%}, over {len(text):,} characters in {windows}"
     )
     if model.config.feed_forward_type == "moe":
         for layer, shares in enumerate(expert_load(model, tokenizer, text), start=1):

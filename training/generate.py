@@ -45,9 +45,7 @@ def main() -> None:
     )
     parser.add_argument("--length", type=int, default=256, help="most tokens in a text (default %(default)s)")
     parser.add_argument("--number", type=int, default=1, help="number of texts (default %(default)s)")
-    parser.add_argument(
-        "--seed", type=int, default=1, help="of the first text; each further text adds 1 (default %(default)s)"
-    )
+    parser.add_argument("--seed", type=int, default=1, help="of the first text; each next adds 1 (default %(default)s)")
     parser.add_argument("--device", help="cpu, cuda, mps ... (default: the accelerator if there is one)")
     arguments = parser.parse_args()
     if arguments.prompt == "-":
@@ -62,9 +60,7 @@ def main() -> None:
     disable_progress_bar()
     tokenizer, model = load_trained(arguments.checkpoint)
     if not (model.config.is_causal or model.config.is_encoder_decoder):
-        raise UserError(
-            f"{arguments.checkpoint} is an encoder, which fills gaps and cannot continue a text; give a decoder."
-        )
+        raise UserError(f"{arguments.checkpoint} is an encoder, which cannot continue a text; give a decoder.")
     model = model.to(choose_device(arguments.device)).eval()
     show = printable if sys.stdout.isatty() else str
     for number in range(arguments.number):

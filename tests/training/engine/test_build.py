@@ -163,5 +163,5 @@ def test_a_part_is_scored_on_the_way_and_the_whole_at_the_end(tmp_path):
 
 def test_evaluate_prints_what_samples_are_worth(base):
     said = run_forked("-m", "training.evaluate", base / "best", "--corpus", "sampler", "--samples", "2").stdout
-    for words in ("nats per character", "bits", "ranked first", "stride 16", "real words", "copied", "distinct"):
+    for words in ("nats per character", "bits", "top-1 accuracy", "stride 16", "real words", "copied", "distinct"):
         assert words in said
