@@ -12,7 +12,6 @@ from huggingface_hub import snapshot_download
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from modeling import OzymandiasConfig  # this import also registers Ozymandias with the Auto classes
-from modeling.loading import check_reachable
 from space.language import VisitorError
 from tokenizer import encode_text
 from training.command import in_one_line
@@ -89,11 +88,11 @@ def load_config(source: str, revision: str | None = None) -> OzymandiasConfig:
     """The config of a checkpoint, a folder or a Hub id.
 
     Raises:
-        OSError: the Hub has no such checkpoint, or cannot be reached.
-        ValueError: there is no such folder, or the config is damaged or of another model type.
+        OSError: the Hub has no such checkpoint.
+        ValueError: there is no such folder, the Hub cannot be reached, or the config is damaged or of another model
+            type.
     """
-    check_checkpoint(source)
-    check_reachable(source)
+    check_checkpoint(source, ask_hub=True)
     config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
     if not isinstance(config, OzymandiasConfig):
         raise ValueError(f"its model type is {config.model_type}, not {OzymandiasConfig.model_type}")

@@ -10,7 +10,7 @@ from tests.conftest import PROJECT
 # From the bottom up: a module imports from its own layer and from those before it. The longest name that fits counts.
 LAYERS = (
     *("modeling", "modeling.interop", "tokenizer"),
-    *("training.command", "training.loading", "training.evaluation.quality"),
+    *("training.command", "training.files", "training.loading", "training.evaluation.quality"),
     *("training.data", "training.evaluation", "training.engine", "training"),
     *("space.language", "space.loading", "space", "space.tabs", "space.app"),
 )

@@ -1,24 +1,24 @@
-"""What all commands share: an error that is a user's to mend, and how a command ends when it meets one."""
+"""What all commands share: errors that the user can fix, and how a command reports them."""
 
 import os
 import sys
 import unicodedata
 from collections.abc import Callable
 
-GOES_ON = "interrupted; the same command goes on from the last checkpoint"
+RESUMABLE = "interrupted; run the same command again to resume from the last checkpoint"
 
 
 class UserError(ValueError):
-    """Something that the user can mend. Its text is one sentence or two: what is wrong, where, and what to do."""
+    """An error that the user can fix. The message is one or two sentences: what is wrong, where, and what to do."""
 
 
 def in_one_line(error: Exception) -> str:
-    """What another library's exception says, without its line ends, to stand in a sentence of ours."""
+    """The message of another library's exception on one line, to be quoted in one of ours."""
     return " ".join(str(error).split())
 
 
 def printable(text: str) -> str:
-    """A text as a terminal can show it: a control character is written as its escape. Line ends and tabs stay."""
+    """A text that is safe to print on a terminal: control characters are escaped, except for line ends and tabs."""
     return "".join(
         character.encode("unicode_escape").decode()
         if unicodedata.category(character).startswith("C") and character not in "\n\t"
@@ -28,21 +28,21 @@ def printable(text: str) -> str:
 
 
 def let_others_work() -> None:
-    """Let OpenMP's threads sleep while they wait, unless the user has said how they should. Call it before torch is
-    imported, which reads this only then.
+    """Let OpenMP's threads sleep while they wait, unless the user has configured this. Call it before importing torch,
+    since OpenMP reads the setting only then.
 
-    By default they spin, as if the cores were theirs alone. Two trainings on two cores, or one beside a chat, then take
-    many times as long as one after the other.
+    By default the threads spin. Two trainings at the same time on two cores, or one beside a chat, then take many times
+    as long as one after the other.
     """
     if "GOMP_SPINCOUNT" not in os.environ:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def run_command(main: Callable[[], None], interrupted: str = "interrupted") -> None:
-    """Run `main`; print a [`UserError`] as one sentence and end with 1, without a traceback. Ctrl-C ends with 130.
+    """Run `main`. A [`UserError`] is printed without a traceback, with exit code 1; Ctrl-C gives exit code 130.
 
     Args:
-        interrupted: what to say after Ctrl-C.
+        interrupted: the message after Ctrl-C.
     """
     try:
         main()
@@ -51,5 +51,5 @@ def run_command(main: Callable[[], None], interrupted: str = "interrupted") -> N
     except KeyboardInterrupt:
         print(f"\n{interrupted}", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:  # whoever read the output has stopped, as `| head` does
+    except BrokenPipeError:  # the reader of our output has stopped, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,7 +1,7 @@
-"""List the corpora, and fetch some of them.
+"""List the corpora, or download some of them.
 
-python -m training.corpora              # what there is, how large, and where each is cached
-python -m training.corpora oz poetry    # fetch these now
+python -m training.corpora              # all corpora, with their sizes and where they are cached
+python -m training.corpora oz poetry    # download these now
 python -m training.corpora --sizes      # the table of the library's shelves in docs/library.md
 """
 
@@ -32,21 +32,21 @@ def sizes() -> str:
             texts = [document.text for document in read_split(name, split)]
             cells.append(f"{len(texts):,} / {sum(map(len, texts)):,}")
             letters.update(*texts)
-        sha256 = f"`{SHELVES[name].sha256[:16]}`" if name in SHELVES else f"that of `{SUBSETS[name]}`"
+        sha256 = f"`{SHELVES[name].sha256[:16]}`" if name in SHELVES else f"as `{SUBSETS[name]}`"
         rows.append(f"| `{name}` | {' | '.join(cells)} | {len(letters)} | {sha256} |")
     return "\n".join(rows)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"corpora to load and check: {', '.join(NAMES)}")
-    parser.add_argument("--sizes", action="store_true", help="print the table of the library's shelves instead")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"corpora to download and check: {', '.join(NAMES)}")
+    parser.add_argument("--sizes", action="store_true", help="print the table of the library's shelves")
     arguments = parser.parse_args()
     if arguments.sizes:
         print(sizes())
         return
     names = arguments.names
-    print(f"{'name':19} {'characters':>10} {'distinct':>8}  what it is, and where it lies ({LICENCE}, all of them)")
+    print(f"{'name':19} {'characters':>10} {'distinct':>8}  what it is, and where it is stored (all: {LICENCE})")
     for name in names or NAMES:
         parts = {**COLLECTIONS, QUATRAINS: ("chinese-poems",)}.get(name, (name,))
         missing = [work for work in parts if work in WORKS and not corpus_path(work).exists()]
@@ -55,23 +55,23 @@ def main() -> None:
         if shelf in SHELVES:
             what = f"{shelf_source(name)}; {shelf_folder(shelf)}"
         if name == QUATRAINS:
-            what = "those of chinese-poems, each with the name of its form"
+            what = "the quatrains of chinese-poems, each with the name of its form"
         if name in COLLECTIONS:
             what = f"{', '.join(parts[:3])}{f' and {len(parts) - 3} more' if parts[3:] else ''}, joined"
         if shelf in SHELVES and not is_there(shelf):
             missing = [shelf]
         if missing and not names:
             source = SHELVES[shelf].source if shelf in SHELVES else WORKS[missing[0]].url
-            print(f"{name:19} {'':>10} {'':>8}  {what} (not fetched yet: {source})")
+            print(f"{name:19} {'':>10} {'':>8}  {what} (not downloaded yet: {source})")
             continue
         corpus = load_corpus(name)
         details = (
-            f"sha256 {corpus.sha256[:16]}: {len(corpus.train):,} train, {len(corpus.validation):,} validate"
+            f"sha256 {corpus.sha256[:16]}: {len(corpus.train):,} training, {len(corpus.validation):,} validation"
             f"{'' if corpus.test is None else f', {len(corpus.test):,} test'}; {what}"
         )
         print(
             f"{name:19} {len(corpus.text):>10,} {len(set(corpus.text)):>8,}  "
-            f"{details if names else what or 'verse written for this project; in the package'}"
+            f"{details if names else what or 'verse written for this project, part of the package'}"
         )
 
 

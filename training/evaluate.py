@@ -1,7 +1,7 @@
-"""The validation loss: nats per character over the whole validation split (or the test split).
+"""Measure a model's loss in nats per character, over the whole validation split (or the test split).
 
 python -m training.evaluate runs/oz-modern/best --corpus oz
-python -m training.evaluate runs/oz-modern/best --corpus oz --samples 20   # and what its samples are worth
+python -m training.evaluate runs/oz-modern/best --corpus oz --samples 20   # also the quality of its samples
 """
 
 import argparse
@@ -22,13 +22,13 @@ from training.evaluation.scores import expert_load, score_text
 from training.loading import choose_device, load_trained
 
 SAMPLE_TOKENS = 300
-MEMORISED = 0.1  # share of eight words in a row, from which on a model recites
+MEMORISED = 0.1  # a model recites if more than this fraction of its eight-word sequences are in its training text
 
 
 def write_samples(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, count: int, length: int, seed: int = 1
 ) -> list[str]:
-    """What a decoder writes on from a prompt at temperature 0.8, without the prompt: up to `length` tokens each."""
+    """A decoder's continuations of a prompt at temperature 0.8, without the prompt: up to `length` tokens each."""
     model.eval()
     return [
         "".join(stream_text(model, tokenizer, prompt, length, temperature=0.8, seed=seed + number))
@@ -37,11 +37,11 @@ def write_samples(
 
 
 def report_samples(samples: list[str], checkpoint: str, corpus: Corpus, split: str) -> None:
-    """Print how good a model's samples are, next to the same figures for a split that it was not trained on."""
+    """Print the quality of a model's samples next to that of text from a split that it was not trained on."""
     stages = trained_on(checkpoint)
     seen = [load_corpus(stage["name"]).train for stage in stages if stage["name"]] or [corpus.train]
     if any(stage["name"] is None for stage in stages):
-        print(f"not all that {checkpoint} was trained on is known, so that more may be copied than is found")
+        print(f"not all training texts of {checkpoint} are known: it may have copied more than is found here")
     size = max(1, sum(map(len, samples)) // len(samples))
     text = getattr(corpus, split)
     held_out = [text[begin : begin + size] for begin in range(0, min(len(samples) * size, len(text)), size)]
@@ -50,17 +50,17 @@ def report_samples(samples: list[str], checkpoint: str, corpus: Corpus, split: s
     ours, theirs = measure_quality(samples, seen), measure_quality(held_out, seen)
     for name, of in (
         ("characters of the training text" if chinese else "real words", lambda q: f"{q.real_words:.1%}"),
-        ("distinct among three words in a row", lambda q: f"{q.distinct:.1%}"),
-        ("copied, of eight words in a row", lambda q: f"{q.copied_grams:.1%}"),
+        ("distinct three-word sequences", lambda q: f"{q.distinct:.1%}"),
+        ("copied eight-word sequences", lambda q: f"{q.copied_grams:.1%}"),
         ("longest copied passage, characters", lambda q: f"{len(q.longest_copy)}"),
     ):
         print(f"{name:42} {of(ours):>10} {of(theirs):>10}")
     if not chinese:
         for row in reading_rows(measure_reading(samples), measure_reading(held_out)):
             print("{:42} {:>10} {:>10}".format(*row))
-    print(f"the longest: {ours.longest_copy!r}")
+    print(f"the longest passage: {ours.longest_copy!r}")
     if ours.copied_grams > MEMORISED:
-        print("this model recites: much of what it writes stands in its training text word for word")
+        print("this model recites: much of what it writes is in its training text word for word")
 
 
 def reading_rows(ours: Reading, theirs: Reading) -> list[tuple[str, str, str]]:
@@ -83,24 +83,24 @@ def reading_rows(ours: Reading, theirs: Reading) -> list[tuple[str, str, str]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", help="a checkpoint's folder or Hub id")
-    parser.add_argument("--corpus", required=True, help=f"{', '.join(NAMES)}, or one of your own")
+    parser.add_argument("checkpoint", help="the folder or Hub id of a checkpoint")
+    parser.add_argument("--corpus", required=True, help=f"{', '.join(NAMES)}, or your own")
     parser.add_argument(
         "--split",
         choices=("validation", "test"),
         default="validation",
-        help="which of the corpus' texts to score (default %(default)s); only shelves of the library have a test split",
+        help="the split to score (default %(default)s); only the library's shelves have a test split",
     )
-    parser.add_argument("--context", type=int, help="length of a window (default: the model's context)")
-    parser.add_argument("--device", help="cpu, cuda, mps ... (default: the accelerator, where there is one)")
-    parser.add_argument("--samples", type=int, default=0, help="texts to write and measure (default %(default)s)")
-    parser.add_argument("--prompt", default="\n", help="what each sample goes on from (default: a new line)")
-    parser.add_argument("--show", type=int, default=0, help="samples to print, the first ones (default %(default)s)")
+    parser.add_argument("--context", type=int, help="tokens in a window (default: the model's context)")
+    parser.add_argument("--device", help="cpu, cuda, mps ... (default: the accelerator if there is one)")
+    parser.add_argument("--samples", type=int, default=0, help="samples to write and measure (default %(default)s)")
+    parser.add_argument("--prompt", default="\n", help="the beginning of every sample (default: a new line)")
+    parser.add_argument("--show", type=int, default=0, help="samples to print (default %(default)s)")
     arguments = parser.parse_args()
     device, corpus = choose_device(arguments.device), load_corpus(arguments.corpus)
     text = getattr(corpus, arguments.split)
     if text is None:
-        raise UserError(f"corpus '{corpus.name}' has no test split, only {', '.join(SHELVES)} have; leave --split out.")
+        raise UserError(f"corpus '{corpus.name}' has no test split (only {', '.join(SHELVES)} do); leave --split out.")
     tokenizer, model = load_trained(arguments.checkpoint)
     model.to(device)
     context = arguments.context or model.config.max_position_embeddings
@@ -111,12 +111,12 @@ def main() -> None:
         f"stride {max(1, context // 2)}" if decoder else "one after the other"
     )
     print(
-        f"{corpus.name}: {loss:.4f} nats per character ({loss / math.log(2):.4f} bits), {accuracy:.1%} of tokens "
-        f"ranked first, over {len(text):,} characters in {windows}"
+        f"{corpus.name}: {loss:.4f} nats per character ({loss / math.log(2):.4f} bits), top-1 accuracy "
+        f"{accuracy:.1%}, over {len(text):,} characters in {windows}"
     )
     if model.config.feed_forward_type == "moe":
         for layer, shares in enumerate(expert_load(model, tokenizer, text), start=1):
-            print(f"experts of layer {layer}: {' '.join(f'{share:.1%}' for share in shares.tolist())}")
+            print(f"load of the experts in layer {layer}: {' '.join(f'{share:.1%}' for share in shares.tolist())}")
     if arguments.samples:
         if not decoder:
             raise UserError("only a decoder writes samples; leave --samples out.")

@@ -1,4 +1,4 @@
-"""Writing on from a prompt, a piece of text at a time.
+"""Continue a prompt, and print the text as it is generated.
 
     python -m training.generate runs/mine/best "The moon"
     python -m training.generate space/checkpoints/english "The moon" --temperature 0.7 --number 3 --length 400
@@ -14,10 +14,10 @@ from training.command import UserError, printable, run_command
 
 
 def check_arguments(arguments: argparse.Namespace) -> None:
-    """Refuse values that no text can be written with.
+    """Check the values of the options.
 
     Raises:
-        UserError: all that is wrong with them.
+        UserError: some are out of range; the message names all of them.
     """
     rules = {
         "--temperature": (0 <= arguments.temperature < float("inf"), "must be 0 or more"),
@@ -26,20 +26,27 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         "--number": (arguments.number >= 1, "must be at least 1"),
         "the prompt": (bool(arguments.prompt), "must have at least one character"),
     }
-    if wrong := [f"{name} {rule}" for name, (kept, rule) in rules.items() if not kept]:
+    if wrong := [f"{name} {rule}" for name, (valid, rule) in rules.items() if not valid]:
         raise UserError("; ".join(wrong) + ".")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", help="a checkpoint's folder or Hub id")
-    parser.add_argument("prompt", help="what the text begins with; - reads it from the standard input")
-    parser.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest (default %(default)s)")
-    parser.add_argument("--top-p", type=float, default=0.95, help="share of the likeliest (default %(default)s)")
-    parser.add_argument("--length", type=int, default=256, help="tokens, at most, of a text (default %(default)s)")
-    parser.add_argument("--number", type=int, default=1, help="texts to write (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=1, help="of the first text; others count on (default %(default)s)")
-    parser.add_argument("--device", help="cpu, cuda, mps ... (default: the accelerator, where there is one)")
+    parser.add_argument("checkpoint", help="the folder or Hub id of a checkpoint")
+    parser.add_argument("prompt", help="the beginning of the text; - reads it from standard input")
+    parser.add_argument(
+        "--temperature", type=float, default=0.8, help="0 always takes the most likely token (default %(default)s)"
+    )
+    parser.add_argument(
+        "--top-p",
+        type=float,
+        default=0.95,
+        help="sample only from the most likely tokens whose probabilities add up to this (default %(default)s)",
+    )
+    parser.add_argument("--length", type=int, default=256, help="most tokens in a text (default %(default)s)")
+    parser.add_argument("--number", type=int, default=1, help="number of texts (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="of the first text; each next adds 1 (default %(default)s)")
+    parser.add_argument("--device", help="cpu, cuda, mps ... (default: the accelerator if there is one)")
     arguments = parser.parse_args()
     if arguments.prompt == "-":
         arguments.prompt = sys.stdin.read().removesuffix("\n")
@@ -53,7 +60,7 @@ def main() -> None:
     disable_progress_bar()
     tokenizer, model = load_trained(arguments.checkpoint)
     if not (model.config.is_causal or model.config.is_encoder_decoder):
-        raise UserError(f"{arguments.checkpoint} is an encoder, which fills gaps and writes no text; give a decoder.")
+        raise UserError(f"{arguments.checkpoint} is an encoder, which cannot continue a text; give a decoder.")
     model = model.to(choose_device(arguments.device)).eval()
     show = printable if sys.stdout.isatty() else str
     for number in range(arguments.number):

@@ -1,6 +1,6 @@
-"""The checkpoint and the device that a command names.
+"""Check and load the checkpoint and the device that a command names.
 
-Checking a name takes no torch, whose import takes seconds, so that a wrong one is refused at once.
+Nothing here imports torch at the top: its import takes seconds, and a wrong name should be refused at once.
 """
 
 from __future__ import annotations
@@ -20,11 +20,14 @@ CONFIG = "config.json"  # every checkpoint has one
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w.-]+)?")
 
 
-def check_checkpoint(name: str) -> None:
-    """Look whether `name` is a checkpoint's folder, or may be one on the Hub.
+def check_checkpoint(name: str, ask_hub: bool = False) -> None:
+    """Check that `name` is the folder of a checkpoint or looks like a Hub id.
+
+    Args:
+        ask_hub: if it looks like a Hub id, also ask the Hub for it. This imports torch.
 
     Raises:
-        UserError: it is neither, with the folder that was probably meant.
+        UserError: it is neither, or the Hub cannot be reached; the message suggests the folder that was probably meant.
     """
     folder = Path(name)
     if (folder / CONFIG).is_file():
@@ -38,60 +41,76 @@ def check_checkpoint(name: str) -> None:
         raise UserError(f"{name} is a file; give the folder of the checkpoint that it is part of.")
     local = name.startswith((".", "runs/")) or (len(folder.parts) > 1 and Path(folder.parts[0]).is_dir())
     if HUB_ID.fullmatch(name) and not local:
-        return  # only the Hub knows
+        if ask_hub:
+            ask_for(name)
+        return
     beside = folder.parent
     near = difflib.get_close_matches(folder.name, [p.name for p in beside.iterdir()], n=1) if beside.is_dir() else []
     meant = f"did you mean {beside / near[0]}?" if near else "give the folder of a checkpoint, such as runs/NAME/best."
     raise UserError(f"there is no folder {name}; {meant}")
 
 
+def ask_for(name: str) -> None:
+    """Ask the Hub for a checkpoint.
+
+    Raises:
+        UserError: the Hub cannot be reached.
+    """
+    from modeling.loading import check_reachable
+
+    try:
+        check_reachable(name)
+    except OSError as error:
+        raise UserError(not_loaded(name, error)) from None
+
+
 def not_loaded(name: str, error: Exception) -> str:
-    """What to say of a checkpoint that passed [`check_checkpoint`] and could not be loaded."""
+    """The message for a checkpoint that passed [`check_checkpoint`] and could not be loaded."""
     if Path(name).exists():
         return (
-            f"the checkpoint in {name} cannot be loaded ({in_one_line(error)[:200]}); give the folder of a whole one."
+            f"the checkpoint in {name} cannot be loaded ({in_one_line(error)[:200]}); give the folder of a complete "
+            "checkpoint."
         )
     reason = f"{type(error).__name__}: {in_one_line(error)}"[:200]
     return (
-        f"there is no folder {name}, and it could not be had from the Hub ({reason}); give the folder of a checkpoint, "
-        "such as runs/NAME/best, or check the Hub id and the network."
+        f"there is no folder {name}, and it could not be downloaded from the Hub ({reason}); give the folder of a "
+        "checkpoint, such as runs/NAME/best, or check the Hub id and the network."
     )
 
 
 def load_trained(
     checkpoint: str | Path, revision: str | None = None
 ) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-    """The tokenizer and the model, in evaluation mode, of a folder as [`save_model`] writes it, or of a Hub id.
+    """Load the tokenizer and the model, in evaluation mode, from a folder that [`save_model`] wrote or from the Hub.
 
     Raises:
-        UserError: there is none, or it is damaged.
+        UserError: there is no such checkpoint, or it is damaged.
     """
     from transformers import AutoTokenizer
 
-    from modeling.loading import check_reachable, load_model
+    from modeling.loading import load_model
 
-    check_checkpoint(str(checkpoint))
+    check_checkpoint(str(checkpoint), ask_hub=True)
     try:
-        check_reachable(checkpoint)
         tokenizer = AutoTokenizer.from_pretrained(checkpoint, revision=revision, trust_remote_code=False)
         return tokenizer, load_model(checkpoint, revision)
-    except Exception as error:  # transformers and safetensors each have their own for a bad checkpoint
+    except Exception as error:  # transformers and safetensors each raise their own types for a bad checkpoint
         raise UserError(not_loaded(str(checkpoint), error)) from error
 
 
-def choose_device(asked: str | None) -> torch.device:
-    """The device that was asked for, or the machine's accelerator, or the CPU where there is none.
+def choose_device(name: str | None) -> torch.device:
+    """The device of this name. Without a name: the machine's accelerator, or the CPU if it has none.
 
     Raises:
         UserError: this machine has no such device.
     """
     import torch
 
-    if asked is None:
+    if name is None:
         return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     try:
-        return torch.empty(0, device=asked).device
-    except (RuntimeError, AssertionError) as error:  # torch asserts where it was built without the device
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # an AssertionError if torch was built without this device
         raise UserError(
-            f"--device {asked} cannot be used here ({in_one_line(error)[:100]}); try --device cpu."
+            f"--device {name} cannot be used here ({in_one_line(error)[:100]}); try --device cpu."
         ) from None

@@ -25,6 +25,7 @@ from tqdm import tqdm
 from training.command import UserError, run_command
 from training.data.corpora import NAMES, load_corpus
 from training.engine.recipe import Recipe
+from training.files import write_text
 
 SIZES = (
     (2, 64, 2),
@@ -99,7 +100,7 @@ def measure(recipe: Recipe, steps: int = 8) -> tuple[int, float]:
     from training.engine.loop import Run
 
     with tempfile.TemporaryDirectory() as folder:
-        run = Run(recipe, Path(folder), looked_through=True)
+        run = Run(recipe, Path(folder), check_overlap=False)
         run.start()
         times = []
         for _ in range(steps + 2):
@@ -197,8 +198,7 @@ def main() -> None:
     output = arguments.output or Path("runs") / f"plan-{Path(arguments.corpus).stem}-{arguments.minutes:g}min.yaml"
     proposals = propose(arguments.corpus, arguments.minutes)
     best = proposals[0]
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(yaml.safe_dump(dataclasses.asdict(best.recipe), sort_keys=False, allow_unicode=True), "utf-8")
+    write_text(output, yaml.safe_dump(dataclasses.asdict(best.recipe), sort_keys=False, allow_unicode=True))
     print(table(proposals))
     print(
         f"\nthe first one: expect a validation loss near {best.loss:.3f} nats per character after "

@@ -1,10 +1,10 @@
-"""Train a recipe with several values of some fields, and record which serves best.
+"""Train a recipe with several values of some fields, and find the best.
 
     python -m training.sweep --recipe poetry-modern --vary model.hidden_dropout=0,0.1,0.2 --vary weight_decay=0.1,0.3
     python -m training.sweep --recipe poetry-modern --vary average_decay=0,0.99 --seeds 1,2,3 --steps 500
 
-Every combination is trained with every seed, each in a folder of its own. A sweep that was stopped goes on when the
-same command is given again; what is finished is not trained anew. `sweep.md` has the table, `sweep.png` its plot.
+Every combination is trained with every seed, each in its own folder. To resume a sweep, run the same command again:
+finished runs are not repeated. The results are in `sweep.md` and, as a plot, in `sweep.png`.
 """
 
 import argparse
@@ -14,17 +14,18 @@ from itertools import product
 from pathlib import Path
 from statistics import mean
 
-from training.command import GOES_ON, UserError, let_others_work, run_command
+from training.command import RESUMABLE, UserError, let_others_work, run_command
 from training.engine.recipe import add_recipe_options, check_inputs, load_recipe, overrides_from_arguments
+from training.files import write_text
 
 TABLE, PLOT = "sweep.md", "sweep.png"
 
 
 def parse_vary(text: str) -> list[tuple[str, str]]:
-    """`FIELD=A,B` as the pairs (FIELD, A) and (FIELD, B).
+    """Split `FIELD=A,B` into the pairs (FIELD, A) and (FIELD, B).
 
     Raises:
-        UserError: it has another form.
+        UserError: the text has a different form.
     """
     field, equals, values = text.partition("=")
     if not equals or not all(values.split(",")):
@@ -38,7 +39,7 @@ def folder_name(setting: tuple[tuple[str, str], ...]) -> str:
 
 def read_losses(folder: Path, seeds: list[str]) -> list[float]:
     """The best validation losses of the finished runs of a setting."""
-    from training.engine.checkpoints import RECORD  # imports torch, which a refused recipe should not wait for
+    from training.engine.checkpoints import RECORD  # imports torch: a wrong recipe is refused before
 
     paths = [folder / f"seed-{seed}" / RECORD for seed in seeds]
     records = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
@@ -48,9 +49,9 @@ def read_losses(folder: Path, seeds: list[str]) -> list[float]:
 def write_table(output: Path, about: str, results: dict[str, list[float]]) -> None:
     """Write `sweep.md` and `sweep.png`, the best setting first."""
     ranked = sorted(results.items(), key=lambda item: mean(item[1]))
-    rows = [f"| {name} | **{mean(of):.4f}** | {min(of):.4f} | {max(of):.4f} | {len(of)} |" for name, of in ranked]
+    rows = [f"| {name} | **{mean(x):.4f}** | {min(x):.4f} | {max(x):.4f} | {len(x)} |" for name, x in ranked]
     head = ["| setting | validation loss, mean | lowest | highest | seeds |", "|---|--:|--:|--:|--:|"]
-    (output / TABLE).write_text("\n".join([about, "", *head, *rows]) + "\n", encoding="utf-8")
+    write_text(output / TABLE, "\n".join([about, "", *head, *rows]) + "\n")
 
     import matplotlib
 
@@ -72,13 +73,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--recipe", required=True, help="a name in training/recipes, or a path to a YAML file")
+    parser.add_argument("--recipe", required=True, help="the name of a file in training/recipes, or a path")
     parser.add_argument(
         "--vary", action="append", required=True, metavar="FIELD=A,B", help="a field and its values; can be repeated"
     )
-    parser.add_argument("--seeds", default="1", help="seeds of every combination, with commas (default %(default)s)")
-    parser.add_argument("--output", type=Path, help="the folder of all runs (default runs/sweeps/RECIPE)")
-    parser.add_argument("--dry-run", action="store_true", help="print what would be trained, and train nothing")
+    parser.add_argument("--seeds", default="1", help="seeds for every combination, such as 1,2,3 (default %(default)s)")
+    parser.add_argument("--output", type=Path, help="the folder for all runs (default runs/sweeps/RECIPE)")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be trained, but train nothing")
     add_recipe_options(parser)
     arguments, others = parser.parse_known_args()
     fixed = overrides_from_arguments(arguments, others)
@@ -86,7 +87,7 @@ def main() -> None:
     seeds = [seed.strip() for seed in arguments.seeds.split(",")]
     output = arguments.output or Path("runs") / "sweeps" / Path(arguments.recipe).stem
     main_process = int(os.environ.get("RANK", 0)) == 0
-    # All are read before the first is trained: a wrong value in the last should not wait for the others.
+    # Every recipe is checked before the first is trained: a wrong value should not show up hours later.
     runs = [
         (setting, seed, load_recipe(arguments.recipe, [*fixed, *setting, ("seed", seed)]))
         for setting in settings
@@ -114,8 +115,8 @@ def main() -> None:
     disconnect()
     if results:
         best = min(results, key=lambda name: mean(results[name]))
-        print(f"\nbest: {best}, {mean(results[best]):.4f} nats per character; all of them: {output / TABLE}")
+        print(f"\nbest: {best}, {mean(results[best]):.4f} nats per character; all results: {output / TABLE}")
 
 
 if __name__ == "__main__":
-    run_command(main, GOES_ON)
+    run_command(main, RESUMABLE)

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from training.command import UserError
+from training.files import write_text
 
 PROJECT = Path(__file__).parents[1]
 PAGES = (PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md")))
@@ -32,7 +33,7 @@ def write_table(name: str, text: str) -> None:
     """
     page = find_page(name)
     before = page.read_text(encoding="utf-8")
-    page.write_text(table_place(name).sub(lambda place: f"{place[1]}{text}\n{place[3]}", before), encoding="utf-8")
+    write_text(page, table_place(name).sub(lambda place: f"{place[1]}{text}\n{place[3]}", before))
     print(f"wrote the table {name} into {page}")
 
 

@@ -109,4 +109,4 @@ def test_only_shelves_of_the_library_have_a_test_split():
         "-m", "training.evaluate", "space/checkpoints/english", "--corpus", "sampler", "--split", "test", check=False
     )
     assert done.returncode == 1
-    assert "corpus 'sampler' has no test split, only baum, tales, verse have; leave --split out." in done.stderr
+    assert "corpus 'sampler' has no test split (only baum, tales, verse do); leave --split out." in done.stderr

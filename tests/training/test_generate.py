@@ -177,7 +177,7 @@ def test_an_encoder_is_refused_and_an_encoder_decoder_writes_a_passage(tmp_path)
         save_model(tmp_path / name, random_model(config), TOKENIZER)
     refused = write(tmp_path / "encoder", "the moon", check=False)
     assert refused.returncode == 1
-    assert "encoder is an encoder, which fills gaps and writes no text" in refused.stderr
+    assert "encoder is an encoder, which cannot continue a text" in refused.stderr
     texts = [write(tmp_path / "both", "the moon", "--length", "60", "--seed", seed).stdout for seed in (1, 1, 2)]
     assert texts[0] == texts[1] != texts[2]
     assert "the moon" not in texts[0]

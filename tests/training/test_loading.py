@@ -50,7 +50,7 @@ def test_a_checkpoint_and_a_hub_id_pass(folders, name):
 
 
 def test_a_hub_id_that_cannot_be_had_is_told_so(folders):
-    with pytest.raises(UserError, match=r"no folder user/name, and it could not be had from the Hub \(OSError"):
+    with pytest.raises(UserError, match=r"no folder user/name, and it could not be downloaded from the Hub \(OSError"):
         load_trained("user/name")
 
 

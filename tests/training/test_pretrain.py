@@ -64,7 +64,7 @@ def test_an_encoder_decoder_learns_to_write_the_next_passage_and_resumes(tmp_pat
     shutil.rmtree(tmp_path / "parts" / "checkpoint-12")
     unfinished = {**json.loads((tmp_path / "parts" / "run.json").read_text()), "finished": False}
     (tmp_path / "parts" / "run.json").write_text(json.dumps(unfinished))
-    assert "going on from step 6" in run_forked(*arguments(tmp_path / "parts", **fields, **model)).stdout
+    assert "resuming from step 6" in run_forked(*arguments(tmp_path / "parts", **fields, **model)).stdout
     assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
     said = run_forked("-m", "training.evaluate", tmp_path / "whole" / "best", "--corpus", "sampler").stdout
     assert f"{record['best_validation_loss']:.4f} nats per character" in said
@@ -340,7 +340,7 @@ def test_a_folder_that_is_no_run_is_never_touched(capsys, monkeypatch, tmp_path)
     (tmp_path / "thesis.tex").write_text("precious")
     code, _, error = command(capsys, monkeypatch, "--recipe", "smoke", "--output", str(tmp_path), "--overwrite")
     assert code == 1
-    assert "holds no run" in error
+    assert "does not hold a run" in error
     assert (tmp_path / "thesis.tex").read_text() == "precious"
 
 

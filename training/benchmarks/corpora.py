@@ -22,6 +22,7 @@ from training.engine.recipe import load_recipe
 from training.evaluation.compressor import ppmd_loss
 from training.evaluation.sampling import stream_text
 from training.evaluation.scores import score_text
+from training.files import write_text
 from training.loading import load_trained
 from training.results import one_line
 from training.tables import write_table
@@ -85,8 +86,7 @@ def record_row(row: Row) -> None:
         "ppmd_order": order,
         "stages": [json.loads((RUNS / name / RECORD).read_text(encoding="utf-8")) for name in row.recipes],
     }
-    RECORDS.mkdir(exist_ok=True)
-    (RECORDS / f"{row.corpus}.json").write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
+    write_text(RECORDS / f"{row.corpus}.json", json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
 
 
 def table(rows: tuple[Row, ...] = ROWS) -> str:

@@ -24,6 +24,7 @@ from training.command import run_command
 from training.data.stream import Stream, StreamedCorpus
 from training.engine.loop import Run
 from training.engine.recipe import Recipe
+from training.files import write_text
 from training.tables import write_table
 
 MEGABYTE = 1_000_000
@@ -118,8 +119,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="put the table into its page of docs/")
     arguments = parser.parse_args()
     figures = train_long(arguments.steps) if arguments.steps else read_stream(arguments.gigabytes)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    write_text(arguments.output, json.dumps(figures, indent=2) + "\n")
     if arguments.write:
         write_table("memory, steps" if arguments.steps else "memory, stream", table(figures["measured"]))
     print(f"memory grew by {figures['growth_mb']:,.1f} MB from the first tenth to the end: {arguments.output}")

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from training.benchmarks.speedrun import in_new_process
 from training.command import run_command
 from training.data.corpora import load_corpus
-from training.engine.record import write_text
+from training.files import write_text
 from training.plan import BATCH, CONTEXT, SCALING, Law, propose, recipe_of, train_once
 from training.tables import write_table
 

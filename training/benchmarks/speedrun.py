@@ -24,7 +24,7 @@ from training.benchmarks.contenders import Course, find_nanogpt, run_nanogpt, ru
 from training.benchmarks.machine import describe_machine, matrix_peak
 from training.command import UserError, run_command
 from training.data.corpora import load_corpus
-from training.engine.record import write_text
+from training.files import write_text
 from training.tables import PROJECT, write_table
 
 
@@ -57,7 +57,6 @@ def measure(arguments: argparse.Namespace) -> dict:
         utilisation = course.tokens_per_second * course.flops_per_token / 1e9 / peak
         entry = {**dataclasses.asdict(course), "matrix_peak_gflops": peak, "model_flops_utilisation": utilisation}
         results["courses"].append(entry)
-        arguments.output.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(results, indent=1) + "\n")
     return results
 

@@ -32,7 +32,7 @@ from training.benchmarks.contenders import (
 )
 from training.benchmarks.machine import describe_machine, matrix_peak, wait
 from training.command import run_command
-from training.engine.record import write_text
+from training.files import write_text
 from training.tables import write_table
 
 SIZES = {"0.8M": (4, 128, 4), "10.7M": (6, 384, 6), "124M": (12, 768, 12)}  # layers, hidden, heads
@@ -196,7 +196,6 @@ def main() -> None:
     if arguments.nanogpt:
         arguments.nanogpt = find_nanogpt(arguments.nanogpt)
     rows = [row for size in arguments.sizes for row in compare(size, arguments)]
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     write_text(arguments.output, json.dumps({"machine": describe_machine(), "rows": rows}, indent=1) + "\n")
     text = f"{table(rows)}\n\nMatrix peak {rows[0]['matrix_peak_gflops']:,.0f} GFLOP/s."
     print(f"{text}\n\n{arguments.output}")

@@ -30,7 +30,8 @@ from tqdm import tqdm
 from training.command import UserError, in_one_line
 from training.data.cleaning import Document, clean_book
 from training.data.verses import clean_poems
-from training.data.works import address, cache_folder, download, write_whole
+from training.data.works import address, cache_folder, download
+from training.files import write_text
 
 BOOKS_COMMIT = "a0b16d35a9851168ce9ac649851c17b7ab08d48e"
 BOOKS_URL = f"https://raw.githubusercontent.com/rcdm-uga/Gutenberg_Text/{BOOKS_COMMIT}"
@@ -326,13 +327,13 @@ def write_shelf(name: str, splits: dict[str, list[Document]]) -> None:
     lines, size, number = [], 0, 0
     for document in [*train, None]:
         if lines and (document is None or size >= SHARD):
-            write_whole(folder / f"train-{number:02}.jsonl", "".join(lines))
+            write_text(folder / f"train-{number:02}.jsonl", "".join(lines))
             lines, size, number = [], 0, number + 1
         if document:
             lines.append(to_line(document))
             size += len(lines[-1].encode())
     for split in SPLITS[1:]:
-        write_whole(folder / f"{split}.jsonl", "".join(map(to_line, splits[split])))
+        write_text(folder / f"{split}.jsonl", "".join(map(to_line, splits[split])))
 
 
 def to_line(document: Document) -> str:

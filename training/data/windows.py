@@ -1,7 +1,6 @@
 """From a text to batches of token ids, for each of the tasks that a model can be trained on."""
 
 import hashlib
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol
@@ -14,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from tokenizer import encode_text
 from training.command import UserError
 from training.data.corpora import cache_folder
+from training.files import whole_file
 
 IGNORED = -100  # the label that cross entropy leaves out
 
@@ -60,15 +60,9 @@ def store(tokenizer: PreTrainedTokenizerBase, key: str, encoded: Callable[[], It
 
 def write_tokens(path: Path, parts: Iterable[np.ndarray]) -> None:
     """Write a file of tokens whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
-    try:
-        with unfinished.open("wb") as file:
-            for part in parts:
-                file.write(part.tobytes())
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with whole_file(path) as unfinished, unfinished.open("wb") as file:
+        for part in parts:
+            file.write(part.tobytes())
 
 
 class Laid(Protocol):

@@ -15,12 +15,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from uuid import uuid4
 
 from filelock import FileLock
 from tqdm import tqdm
 
 from training.command import UserError, in_one_line
+from training.files import write_text
 
 START_MARK, END_MARK = "*** START OF", "*** END OF"
 LICENCE = "public domain"
@@ -253,7 +253,7 @@ def fetch(work: Work, folder: Path, instead: str) -> None:
             raw = download(url, instead)
             for other in WORKS.values():
                 if other.url == work.url:
-                    write_whole(folder / other.file, clean(other, raw, url, instead))
+                    write_text(folder / other.file, clean(other, raw, url, instead))
     except OSError as error:
         raise UserError(
             f"{work.title} could not be written to {folder} ({error.strerror}); free some space, or name another "
@@ -292,14 +292,3 @@ def clean(work: Work, raw: bytes, url: str, instead: str) -> str:
             f"what {url} sent is damaged or has changed: {work.title} cannot be made from it ({in_one_line(error)}); "
             f"try again later, {instead}"
         ) from None
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.{uuid4().hex}.part")
-    try:
-        unfinished.write_text(text, encoding="utf-8", newline="\n")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)

@@ -1,6 +1,6 @@
-"""Causal attention for training on a CPU, in a few large products and without most of the scores that nobody may see.
+"""Causal attention for training on a CPU: a few large matrix products that skip most of the masked scores.
 
-Shapes: `heads` query heads, `kv_heads` key and value heads, `length` the positions of a window.
+Shapes: `heads` query heads, `kv_heads` key and value heads, `length` positions in a window.
 """
 
 import torch
@@ -11,8 +11,8 @@ from transformers.masking_utils import sdpa_mask
 
 from modeling.attention import repeat_kv
 
-CAUSAL_CHUNKS = "causal_chunks"  # the name for `set_attn_implementation`
-CHUNK = 128  # queries: with fewer the products are too small to be fast, with more too many scores are for nothing
+CAUSAL_CHUNKS = "causal_chunks"  # its name for `set_attn_implementation`
+CHUNK = 128  # queries; smaller products are slow, and larger ones compute too many masked scores
 
 
 def causal_chunks(
@@ -26,18 +26,18 @@ def causal_chunks(
     is_causal: bool | None = None,
     **kwargs,
 ) -> tuple[torch.Tensor, None]:
-    """Attention where each chunk of queries meets only the keys up to its own end.
+    """Attention in which each chunk of queries is multiplied only with the keys up to the chunk's end.
 
-    A window of four chunks has five eighths of the scores. sdpa's kernel leaves more out but multiplies blocks too
-    small to be fast, and eager attention leaves nothing out. Whatever has a mask or a cache goes to sdpa.
+    For a window of four chunks this is five eighths of all scores. sdpa's kernel skips more of them, but in blocks too
+    small to be fast; eager attention skips none. Inputs with a mask or a cache are passed to sdpa.
 
     Args:
         query: `(batch, heads, length, head_dim)`.
         key, value: `(batch, kv_heads, length, head_dim)`.
-        dropout: share of the weights that is dropped.
+        dropout: probability of dropping an attention weight.
 
     Returns:
-        The output `(batch, length, heads, head_dim)`, and no weights.
+        The output `(batch, length, heads, head_dim)`, and `None` in place of the attention weights.
     """
     length = query.shape[2]
     causal = module.is_causal if is_causal is None else is_causal
@@ -46,7 +46,7 @@ def causal_chunks(
             module, query, key, value, attention_mask, dropout, scaling, is_causal=is_causal, **kwargs
         )
     batch, heads = query.shape[:2]
-    # Flat and in order once, so that a chunk is a view that the products read as it is, and not a copy.
+    # Flattened and contiguous, so that every chunk is a view that the products read without a copy.
     query = (query * scaling).flatten(0, 1)  # (batch * heads, length, head_dim)
     key = repeat_kv(key, module.num_key_value_groups).flatten(0, 1)  # (batch * heads, length, head_dim)
     value = repeat_kv(value, module.num_key_value_groups).flatten(0, 1)  # (batch * heads, length, head_dim)
@@ -55,8 +55,8 @@ def causal_chunks(
     for start in range(0, length, CHUNK):
         end = min(start + CHUNK, length)
         scores = query[:, start:end] @ key[:, :end].mT  # (batch * heads, chunk, end)
-        unseen = positions[:end] > positions[start:end, None]  # (chunk, end)
-        weights = scores.masked_fill(unseen, float("-inf")).softmax(-1, dtype=torch.float32).to(query.dtype)
+        future = positions[:end] > positions[start:end, None]  # (chunk, end)
+        weights = scores.masked_fill(future, float("-inf")).softmax(-1, dtype=torch.float32).to(query.dtype)
         outputs.append(nn.functional.dropout(weights, dropout) @ value[:, :end])  # (batch * heads, chunk, head_dim)
     output = torch.cat(outputs, dim=1).unflatten(0, (batch, heads))  # (batch, heads, length, head_dim)
     return output.transpose(1, 2), None  # (batch, length, heads, head_dim)

@@ -1,4 +1,4 @@
-"""What a run is built from: the tokenizer, the model and the accelerator that a recipe asks for."""
+"""Build the parts of a run from its recipe: the corpus, the tokenizer, the model and the accelerator."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ from accelerate.utils import DistributedType, ProjectConfiguration
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from modeling import OzymandiasConfig, preset_config
-from modeling.loading import check_reachable, load_model
+from modeling.loading import load_model
 from modeling.modeling_ozymandias import model_class
 from tokenizer import build_bpe_tokenizer, build_character_tokenizer
 from tokenizer.bpe import VOCAB_SIZE
@@ -22,30 +22,16 @@ from training.data.mixture import Mixture, load_mixture
 from training.data.stream import StreamedCorpus
 from training.data.windows import Windows
 from training.engine.recipe import Recipe
-from training.loading import check_checkpoint, not_loaded
-
-
-def check_start(recipe: Recipe) -> None:
-    """Refuse, before a corpus is loaded, to start from a checkpoint that cannot be reached.
-
-    Raises:
-        UserError: it is no folder, and the Hub does not answer.
-    """
-    if recipe.start_from:
-        try:
-            check_reachable(recipe.start_from)
-        except OSError as error:
-            raise UserError(not_loaded(recipe.start_from, error)) from None
+from training.loading import not_loaded
 
 
 def build_tokenizer(recipe: Recipe, texts: str | list[str]) -> PreTrainedTokenizerBase:
-    """The tokenizer of a recipe: that of the checkpoint it starts from, or one made of a text or several.
+    """The tokenizer of the checkpoint that a recipe starts from, or a new one, trained on a text or several.
 
     Raises:
-        UserError: there is none, or the vocabulary is too small.
+        UserError: the checkpoint has none that can be loaded, or the vocabulary is too small.
     """
     if recipe.start_from:
-        check_checkpoint(recipe.start_from)
         try:
             return AutoTokenizer.from_pretrained(recipe.start_from, trust_remote_code=False)
         except (OSError, ValueError) as error:
@@ -56,14 +42,14 @@ def build_tokenizer(recipe: Recipe, texts: str | list[str]) -> PreTrainedTokeniz
             return build_bpe_tokenizer(texts, recipe.vocab_size or VOCAB_SIZE, with_mask, recipe.chat_tokens)
         return build_character_tokenizer("".join(texts), recipe.vocab_size, with_mask)
     except (OSError, ValueError) as error:
-        raise UserError(f"the tokenizer cannot be had: {in_one_line(error)}") from None
+        raise UserError(f"the tokenizer cannot be built: {in_one_line(error)}") from None
 
 
 def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """The model of a recipe: a new one, or the checkpoint that it starts from with the recipe's changes.
+    """A new model as the recipe says, or the checkpoint that it starts from, with the recipe's changes to its config.
 
     Raises:
-        UserError: it cannot be built or loaded, or the checkpoint is of another task.
+        UserError: the model cannot be built or loaded, or the checkpoint was trained for another task.
     """
     if not recipe.start_from:
         config = model_config(recipe, len(tokenizer), tokenizer)
@@ -73,28 +59,28 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> PreTraine
         longest = config.max_position_embeddings
         config = type(config)(**{**config.to_dict(), **recipe.model, "max_position_embeddings": recipe.context})
         if config.position_type == "learned" and recipe.context != longest:
-            raise ValueError(f"its learned positions are {longest}; give --context {longest}.")
-        # Not in the precision that it is stored in: Accelerate computes in half precision, over weights in float32.
+            raise ValueError(f"it has {longest} learned positions; give --context {longest}.")
+        # In float32 whatever the stored dtype: Accelerate computes in half precision from float32 weights.
         model = load_model(recipe.start_from, config=config, dtype=torch.float32)
-    except Exception as error:  # transformers and safetensors each have their own for a bad checkpoint or field
+    except Exception as error:  # transformers and safetensors raise their own types for a bad checkpoint or field
         raise UserError(f"{recipe.start_from} cannot be fine-tuned: {in_one_line(error)}") from None
     expected = model_config(recipe, len(tokenizer), tokenizer)
     if (config.is_causal, config.is_encoder_decoder) != (expected.is_causal, expected.is_encoder_decoder):
         raise UserError(
-            f"{recipe.start_from} is no model for the task {recipe.task}; give the task that it was made by."
+            f"{recipe.start_from} is not a model for the task {recipe.task}; give the task that it was trained for."
         )
     return model
 
 
 def model_config(recipe: Recipe, vocab_size: int, tokenizer: PreTrainedTokenizerBase | None = None) -> OzymandiasConfig:
-    """The config of the recipe's preset with its changes.
+    """The config of the recipe's preset, with the recipe's changes.
 
     Raises:
-        UserError: an unknown preset or field, or a combination that cannot be built.
+        UserError: an unknown preset or field, or values that do not fit together.
     """
     tokens = {name: getattr(tokenizer, name, None) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     if recipe.task != "next_token" and tokenizer is None:
-        tokens["bos_token_id"] = 0  # only looked at here, where a wrong field is to be found early
+        tokens["bos_token_id"] = 0  # a placeholder: without a tokenizer the config is only checked
     fixed = {
         "vocab_size": vocab_size,
         "max_position_embeddings": recipe.context,
@@ -108,14 +94,14 @@ def model_config(recipe: Recipe, vocab_size: int, tokenizer: PreTrainedTokenizer
         )
     try:
         return preset_config(recipe.preset, **{**recipe.model, **fixed})
-    except Exception as error:  # transformers has types of its own for a wrong type and a wrong value
+    except Exception as error:  # transformers raises its own types for a wrong type and a wrong value
         raise UserError(f"the model cannot be built: {in_one_line(error)}") from None
 
 
 def generation_config(config: OzymandiasConfig) -> GenerationConfig:
-    """How `generate` writes when it is not told: by sampling, and so many tokens that half the context is for a prompt.
+    """The defaults of `generate`: sampling, and at most half a context of new tokens, to leave room for the prompt.
 
-    An encoder-decoder writes as much as its context holds, since its prompt has a context of its own.
+    An encoder-decoder may fill its whole context: its prompt has a context of its own.
     """
     longest = config.max_position_embeddings
     length = longest if config.is_encoder_decoder else max(1, longest // 2)
@@ -128,20 +114,21 @@ def build_accelerator(recipe: Recipe, output: Path) -> Accelerator:
     """The accelerator of a run.
 
     Raises:
-        UserError: a tracker that is not known or not installed, or a batch that cannot be split evenly.
+        UserError: an unknown or missing tracker, processes that cannot be connected, a batch that cannot be split
+            evenly, or options that do not go together.
     """
     for tracker in recipe.trackers:
         if tracker not in LOGGER_TYPE_TO_CLASS:
             raise UserError(
                 f"there is no tracker '{tracker}'; choose from {', '.join(map(str, LOGGER_TYPE_TO_CLASS))}."
             )
-    # Accelerate keeps its state for the whole process, and a second run would have the first one's precision.
+    # Accelerate's state is global: without a reset, a second run would get the first one's precision.
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
     launched = int(os.environ.get("WORLD_SIZE", 1))
     try:
         accelerator = Accelerator(
-            cpu=launched > 1 and not torch.accelerator.is_available(),  # else it would not connect the processes
+            cpu=launched > 1 and not torch.accelerator.is_available(),  # otherwise it would not connect the processes
             mixed_precision=recipe.mixed_precision,
             gradient_accumulation_steps=recipe.gradient_accumulation_steps,
             log_with=recipe.trackers or None,
@@ -151,13 +138,12 @@ def build_accelerator(recipe: Recipe, output: Path) -> Accelerator:
         raise UserError(f"Accelerate cannot be set up: {error}") from None
     if launched > accelerator.num_processes:
         raise UserError(
-            f"{launched} processes were launched, which Accelerate cannot connect on this device; launch one, or set "
-            "ACCELERATE_USE_CPU=true."
+            f"{launched} processes were launched, but Accelerate cannot connect them on this device; launch one, or "
+            "set ACCELERATE_USE_CPU=true."
         )
     if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise UserError(
-            "mixed_precision fp16 needs a GPU: on a CPU Accelerate would compute in float32 without a word; take bf16 "
-            "or no."
+            "mixed_precision fp16 needs a GPU: on a CPU Accelerate would silently compute in float32; use bf16 or no."
         )
     parts = accelerator.num_processes * recipe.gradient_accumulation_steps
     if recipe.batch_size % parts:
@@ -167,12 +153,12 @@ def build_accelerator(recipe: Recipe, output: Path) -> Accelerator:
         )
     sharded = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
     if recipe.average_decay and sharded:
-        raise UserError("average_decay needs whole weights in every process; leave it at 0 with FSDP and DeepSpeed.")
+        raise UserError("average_decay needs all weights in every process; set it to 0 with FSDP or DeepSpeed.")
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         if recipe.optimizer == "muon":
             raise UserError(
-                "DeepSpeed takes one optimizer, and would leave Muon out; set optimizer: adamw, or launch with "
-                "training/accelerate/fsdp.yaml."
+                "DeepSpeed takes only one optimizer, and Muon needs AdamW beside it; set optimizer: adamw, or launch "
+                "with training/accelerate/fsdp.yaml."
             )
         accelerator.deepspeed_plugin.deepspeed_config |= {
             "train_micro_batch_size_per_gpu": recipe.batch_size // parts,
@@ -182,10 +168,11 @@ def build_accelerator(recipe: Recipe, output: Path) -> Accelerator:
 
 
 def load_texts(recipe: Recipe) -> Corpus | Mixture | StreamedCorpus:
-    """The corpus, the mixture or the stream that a recipe names.
+    """Load the corpus, the mixture or the stream that a recipe names.
 
     Raises:
-        UserError: a task that cannot be streamed, or what [`load_corpus`] or [`StreamedCorpus`] refuses.
+        UserError: a task or an option that does not work with a stream, or what [`load_corpus`], [`load_mixture`] or
+            [`StreamedCorpus`] refuses.
     """
     options = (recipe.accept_changed_corpus, recipe.text_column)
     if isinstance(recipe.corpus, dict):
@@ -193,16 +180,16 @@ def load_texts(recipe: Recipe) -> Corpus | Mixture | StreamedCorpus:
     if not recipe.stream:
         return load_corpus(recipe.corpus, *options)
     if recipe.task != "next_token":
-        raise UserError(f"stream: true is for the task next_token alone, and task is {recipe.task}; set one of them.")
+        raise UserError(f"stream: true needs the task next_token, and task is {recipe.task}; change one of them.")
     if recipe.remove_overlap:
-        raise UserError("a stream is not looked through for passages that it repeats; leave remove_overlap out.")
+        raise UserError("a stream cannot be searched for shared passages; leave remove_overlap out.")
     return StreamedCorpus(recipe.corpus, recipe.text_column, recipe.stream_validation)
 
 
 def mixture_batches(
     task: type[Windows], tokenizer: PreTrainedTokenizerBase, mixture: Mixture, recipe: Recipe
 ) -> Windows | Phases:
-    """The batches of a run on a mixture."""
+    """The batches of a run on a mixture: those of its first phase, then those of `final_corpus` if there is one."""
     stored = {part.name: stored_documents(tokenizer, part) for part in mixture.trained_on}
     phases = []
     for parts in filter(None, (mixture.parts, mixture.final)):

@@ -1,4 +1,4 @@
-"""Writing folders so that a kill at any moment, or a full disk, leaves a whole one behind.
+"""Save and load checkpoints and snapshots. A kill or a full disk at any moment leaves a complete one behind.
 
 A folder is written under a temporary name and renamed when it is complete; only then are older ones removed.
 """
@@ -19,21 +19,22 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from training.command import UserError, in_one_line
 from training.engine import sharded
+from training.files import UNFINISHED, whole_file
 
-# How torch and safetensors say that a disk is full or a file too large.
+# What torch and safetensors say when the disk is full or a file is too large.
 FULL_DISK = ("No space left", "os error 28", "os error 27", "PytorchStreamWriter failed", "unexpected pos")
-UNFINISHED, REPLACED = ".unfinished", ".replaced"
+REPLACED = ".replaced"
 STATE, RECORD, METRICS, SNAPSHOTS, BEST = "state.json", "run.json", "metrics.jsonl", "snapshots", "best"
 
 
 @contextmanager
 def writing(folder: Path, accelerator: Accelerator | None = None) -> Iterator[Path]:
-    """Give a temporary folder to write into, and put it in the place of `folder` when the block ends well.
+    """Give a temporary folder to write to, and replace `folder` by it when the block ends without an error.
 
-    With an accelerator all its processes write into the one folder, and the main one renames it.
+    With an accelerator all its processes write to the same folder, and the main one renames it.
 
     Raises:
-        UserError: the disk does not take it; what was at `folder` before is untouched.
+        UserError: the folder cannot be written; what was at `folder` before is untouched.
     """
     main = accelerator is None or accelerator.is_main_process
     wait = accelerator.wait_for_everyone if accelerator else lambda: None
@@ -57,25 +58,25 @@ def writing(folder: Path, accelerator: Accelerator | None = None) -> Iterator[Pa
 
 
 def not_written(path: Path, error: Exception) -> Exception:
-    """What to raise where writing at `path` ended in an error: a sentence with its remedy, or, for what is no fault of
-    the disk or the path, the error itself.
+    """The exception to raise after a failed write to `path`: a [`UserError`] with the remedy if the disk or the path
+    is to blame, and otherwise the error itself.
     """
     text = in_one_line(error)
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     if full or any(words in text for words in FULL_DISK):
         remedy = "free some space, or give another folder"
     elif isinstance(error, SafetensorError) or str(getattr(error, "filename", "")).startswith(str(path)):
-        remedy = "give a folder that can be written"
+        remedy = "give a folder that you can write to"
     else:
         return error
     return UserError(
         f"{path} could not be written ({text}); {remedy}, and run the same command again. What was saved before is "
-        "whole."
+        "intact."
     )
 
 
 def recover(folder: Path) -> None:
-    """Put a folder back that a kill caught between the two renames, and drop what was not finished."""
+    """Restore a folder if a kill fell between the two renames, and remove unfinished ones."""
     replaced = folder.with_name(folder.name + REPLACED)
     if replaced.exists() and not folder.exists():
         replaced.rename(folder)
@@ -90,11 +91,11 @@ def save_model(
     half: bool = False,
     weights: dict[str, torch.Tensor] | None = None,
 ) -> None:
-    """Write into a folder what `from_pretrained` loads: weights, config, tokenizer, generation config and code.
+    """Write to a folder what `from_pretrained` loads: weights, config, tokenizer, generation config and code.
 
     Args:
-        weights: the model's whole `state_dict`, where the model itself holds only shards of it.
-        half: store the weights in half precision. The config still says float32, so that they compute in it.
+        half: store the weights in half precision. The config still says float32, so the loaded model computes in it.
+        weights: the model's full `state_dict`, if the model itself holds only shards of it.
     """
     if weights is not None:
         model = sharded.shell_of(model)
@@ -105,38 +106,40 @@ def save_model(
 def stored_weights(
     model: PreTrainedModel, weights: dict[str, torch.Tensor] | None, half: bool
 ) -> dict[str, torch.Tensor]:
-    """The weights of a model, or those given in their place, without what is the token embeddings by another name."""
+    """The weights of a model, or `weights` instead, without tied copies of the embedding matrix."""
     tied = model.all_tied_weights_keys
     weights = model.state_dict() if weights is None else weights
     return {name: weight.half() if half else weight for name, weight in weights.items() if name not in tied}
 
 
 def save_snapshot(run: Path, step: int, model: PreTrainedModel, weights: dict[str, torch.Tensor] | None = None) -> None:
-    """Write `snapshots/STEP.safetensors`: the weights alone, in half precision; `weights` as for [`save_model`].
+    """Write `snapshots/STEP.safetensors`: only the weights, in half precision; `weights` as for [`save_model`].
 
     Raises:
-        UserError: the disk does not take it.
+        UserError: the file cannot be written.
     """
     path = run / SNAPSHOTS / f"{step:06}.safetensors"
-    path.parent.mkdir(exist_ok=True)
-    unfinished = path.with_name(path.name + UNFINISHED)
     try:
-        save_file(stored_weights(model, weights, half=True), unfinished)
-        unfinished.replace(path)
+        with whole_file(path) as unfinished:
+            save_file(stored_weights(model, weights, half=True), unfinished)
     except (OSError, SafetensorError) as error:
         raise not_written(path, error) from error
 
 
 def list_snapshots(folder: Path) -> dict[int, Path]:
-    """The snapshots of a run, by their steps, first to last."""
+    """The snapshots of a run by step, in order."""
     return {int(path.stem): path for path in sorted((folder / SNAPSHOTS).glob("*.safetensors"))}
 
 
 def load_snapshot(model: PreTrainedModel, path: Path) -> None:
-    """Give a model the weights of a snapshot of its run."""
+    """Load a snapshot into a model of the same run.
+
+    Raises:
+        UserError: the snapshot is of another model.
+    """
     missing, unexpected = model.load_state_dict(load_file(path), strict=False)
     if unexpected or set(missing) - set(model.all_tied_weights_keys):
-        raise UserError(f"{path} is not a snapshot of this model; take one of the same run.")
+        raise UserError(f"{path} is not a snapshot of this model; choose one from the same run.")
 
 
 def record_path(checkpoint: Path) -> Path | None:
@@ -145,7 +148,7 @@ def record_path(checkpoint: Path) -> Path | None:
 
 
 def save_checkpoint(run: Path, accelerator: Accelerator, state: dict, keep: int) -> None:
-    """Write `checkpoint-STEP`: model, optimizers, random states and `state`. Drop all but the newest `keep`."""
+    """Write `checkpoint-STEP`: model, optimizers, random states and `state`. Then remove all but the newest `keep`."""
     with writing(run / f"checkpoint-{state['step']}", accelerator) as unfinished:
         if accelerator.distributed_type == DistributedType.FSDP:
             sharded.save_state(unfinished, accelerator)
@@ -168,16 +171,16 @@ def list_checkpoints(run: Path) -> list[Path]:
 def load_checkpoint(folder: Path, accelerator: Accelerator) -> dict:
     """Restore model, optimizers and random states from a checkpoint, and return its `state`.
 
-    With another number of processes than wrote it, the dropout has new random numbers: those of the old processes
-    cannot be shared out among the new ones.
+    If a different number of processes wrote it, dropout gets new random numbers: the old processes' random states
+    cannot be divided among the new ones.
 
     Raises:
-        UserError: a file of it is missing or damaged.
+        UserError: one of its files is missing or damaged.
     """
     try:
         state = json.loads((folder / STATE).read_text())
         processes = state.pop("processes", accelerator.num_processes)
-        # Accelerate only logs that the random states could not be read, and the dropout would then be another.
+        # If random states are missing, Accelerate only logs it, and dropout would silently differ.
         for process in range(processes):
             if not (folder / f"random_states_{process}.pkl").is_file():
                 raise FileNotFoundError(f"random_states_{process}.pkl is missing")
@@ -185,15 +188,15 @@ def load_checkpoint(folder: Path, accelerator: Accelerator) -> dict:
             sharded.load_state(folder, accelerator)
         else:
             accelerator.load_state(str(folder))
-    except Exception as error:  # whatever a damaged file makes its reader raise
+    except Exception as error:  # each reader raises its own types for a damaged file
         raise UserError(
-            f"checkpoint {folder} is damaged ({in_one_line(error)[:200]}); remove that folder to go on from "
-            "the one before it, or start anew with --overwrite."
+            f"checkpoint {folder} is damaged ({in_one_line(error)[:200]}); remove that folder to resume from "
+            "the one before it, or start over with --overwrite."
         ) from error
     if processes != accelerator.num_processes:
         set_seed(state["step"], device_specific=True)
         accelerator.print(
-            f"the checkpoint is of {processes} processes, and this run has {accelerator.num_processes}: batches go on "
-            "as they would have, and dropout with new random numbers"
+            f"the checkpoint was written by {processes} processes, and this run has {accelerator.num_processes}: the "
+            "batches stay the same, and dropout gets new random numbers"
         )
     return state

@@ -1,34 +1,34 @@
-"""Ctrl-C and SIGTERM while a run is in its steps: the first asks for a checkpoint, a further one ends at once."""
+"""Ctrl-C and SIGTERM during training: the first one asks for a checkpoint, a second one stops at once."""
 
 import os
 import signal
 import threading
 import time
 
-SAME = 1.0  # seconds within which signals are one: a launcher passes Ctrl-C on to processes that had it already
+SAME = 1.0  # seconds; signals this close count as one: launchers forward Ctrl-C to processes that already received it
 
 
 class Interruption:
-    """A context in which the first SIGINT or SIGTERM only sets `asked`; a later one raises `KeyboardInterrupt`.
+    """A context in which the first SIGINT or SIGTERM only sets `requested`; a later one raises `KeyboardInterrupt`.
 
-    Outside the main thread, where Python cannot catch signals, nothing changes.
+    Does nothing outside the main thread, where Python cannot catch signals.
 
     Args:
-        notice: what the first one writes on stderr; nothing if empty.
+        notice: printed on stderr at the first signal; nothing if empty.
     """
 
     def __init__(self, notice: str):
         self.notice, self.first, self.earlier = notice, None, {}
 
     @property
-    def asked(self) -> bool:
+    def requested(self) -> bool:
         return self.first is not None
 
     def note(self, number, frame) -> None:
         now = time.monotonic()
         if self.first is None:
             self.first = now
-            os.write(2, self.notice.encode())  # print may be at work in what was interrupted
+            os.write(2, self.notice.encode())  # the signal may have interrupted a print, which must not be re-entered
         elif now - self.first > SAME:
             raise KeyboardInterrupt
 

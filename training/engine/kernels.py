@@ -1,5 +1,6 @@
-"""Which of several equal ways to compute is the fastest here. The choice follows from the machine, not from a timing:
-the same machine computes the same bits every time.
+"""Choose the fastest of several equivalent kernels.
+
+The choice depends on the machine, not on a timing: the same machine computes the same bits every time.
 """
 
 import ctypes
@@ -15,22 +16,22 @@ from training.command import UserError
 from training.engine.attention import CAUSAL_CHUNKS
 
 COMPILERS = (os.environ.get("CXX", "g++"), "g++", "clang++", "c++")
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # numbers of malloc.h
-SHORT = 512  # tokens, up to which all attention scores of a batch fit a processor's caches
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # constants of malloc.h
+SHORT = 512  # tokens; up to this length the attention scores of a batch fit into a CPU's caches
 
 
 def choose_kernels(model: PreTrainedModel, device: torch.device, context: int) -> None:
-    """Set how matrices are multiplied and attention is computed while `model` is trained on `device`.
+    """Choose how to multiply matrices and compute attention while `model` is trained on `device`.
 
-    On a CUDA device: TF32 for float32 products, where the units for it would idle otherwise; attention stays at sdpa,
-    which takes the flash kernel for half precision.
+    On a CUDA device: TF32 for float32 matrix products, whose units would otherwise idle. Attention stays at sdpa, which
+    takes the flash kernel in half precision.
 
-    On a CPU torch multiplies float32 matrices by MKL, which on a processor that is not Intel's leaves AVX-512 unused.
-    oneDNN does not: it took half the time on an AMD EPYC (training/benchmarks/README.md). torch asks it only where less
-    precision is allowed ("medium"), yet without Intel's AMX units, which none but Intel's have, oneDNN computes in
-    float32 as well. sdpa calls it for tiny blocks, at which it is slow, so with oneDNN attention is the eager one, as
-    long as its scores are small. A decoder's attention is computed by chunks of queries (`attention.py`) on any CPU.
-    With a longer context all stays as it was.
+    On a CPU: torch multiplies float32 matrices with MKL, which does not use AVX-512 on processors of other makers than
+    Intel. oneDNN does, and took half the time on an AMD EPYC. torch calls it only if lower precision is allowed
+    ("medium"); but lower precision needs AMX units, which only Intel's processors have, so that oneDNN computes in
+    float32 here as well. sdpa would call oneDNN for tiny blocks, at which it is slow, so attention is eager. On any
+    CPU, a decoder's attention is computed in chunks of queries (`attention.py`). With a context of more than `SHORT`
+    tokens nothing is changed.
     """
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
@@ -47,10 +48,10 @@ def choose_kernels(model: PreTrainedModel, device: torch.device, context: int) -
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep what a step frees for the next one.
+    """Let the C library keep the memory that a step frees for the next step.
 
-    By itself glibc gives large blocks back to the system, which hands them out again page by page, each one set to zero
-    first. Other C libraries have no such switch.
+    By default glibc returns large blocks to the system, which hands them out again page by page and zeroes each page.
+    Other C libraries have no such setting.
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         for threshold in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
@@ -58,21 +59,21 @@ def keep_freed_memory() -> None:
 
 
 def other_than_intel_with_avx512() -> bool:
-    """Whether this processor has AVX-512 that MKL does not use."""
+    """Whether this processor has AVX-512 but MKL does not use it."""
     if not torch.backends.mkldnn.is_available():
         return False
-    abilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch below 2.12 may not tell
+    abilities = getattr(torch.cpu, "get_capabilities", dict)()  # missing in some versions of torch before 2.12
     return bool(abilities.get("avx512_f")) and "Intel" not in abilities.get("cpu_name", "Intel")
 
 
 def compiled(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model compiled as a whole, with the same weights; the model itself stays as it is.
+    """A compiled model that shares the weights of `model`, which itself is not compiled.
 
-    So what is not a training step, with other lengths at every turn, is not compiled again and again.
+    Only the training step is compiled: evaluation has varying lengths and would keep recompiling.
 
     Raises:
         UserError: a CPU without a C++ compiler.
     """
     if device.type == "cpu" and not any(map(shutil.which, COMPILERS)):
-        raise UserError("compile needs a C++ compiler such as g++ on a CPU; install one, or leave compile out.")
+        raise UserError("on a CPU compile needs a C++ compiler such as g++; install one, or leave compile out.")
     return torch.compile(model)

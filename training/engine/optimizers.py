@@ -8,14 +8,14 @@ from training.engine.sharded import shard_like, whole
 
 
 def orthogonalise(matrices: torch.Tensor, steps: int = 5) -> torch.Tensor:
-    """The nearest matrix with all singular values about 1, by a Newton-Schulz iteration of matrix products alone.
+    """Push all singular values of a matrix to about 1, by a Newton-Schulz iteration that only multiplies matrices.
 
     `X <- a X + (b A + c A^2) X` with `A = X X^T`, and the coefficients of Jordan, "Muon", 2024,
-    https://kellerjordan.github.io/posts/muon/. They do not converge: they push every singular value into about
-    0.7 to 1.2 in five steps, which is all that the optimizer needs.
+    https://kellerjordan.github.io/posts/muon/. The iteration does not converge: in five steps it brings every
+    singular value to between about 0.7 and 1.2, which is all that the optimizer needs.
 
     Args:
-        matrices: `(batch, rows, columns)`, in the type to compute in: float32 where there are no bf16 units.
+        matrices: `(batch, rows, columns)`, in the dtype to compute in: float32 on hardware without bf16 units.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     wide = matrices.shape[-2] <= matrices.shape[-1]
@@ -28,12 +28,12 @@ def orthogonalise(matrices: torch.Tensor, steps: int = 5) -> torch.Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose update is made orthogonal: every direction of a matrix learns at the same speed.
+    """Momentum with orthogonalised updates: every direction of a matrix learns at the same speed.
 
     Source: Jordan, "Muon: An optimizer for hidden layers in neural networks", 2024; Nesterov momentum, and decoupled
     weight decay as in Liu et al., "Muon is Scalable for LLM Training", 2025, https://arxiv.org/abs/2502.16982. torch's
-    own Muon computes in bf16, which processors without bf16 units emulate slowly. Matrices of one shape go through the
-    iteration in one batch.
+    own Muon computes in bf16, which processors without bf16 units emulate slowly. Matrices of the same shape are
+    orthogonalised in one batch.
 
     Args:
         params: matrices only.
@@ -69,10 +69,10 @@ class Muon(torch.optim.Optimizer):
 
 
 def build_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """AdamW for everything, or, with `optimizer: muon`, Muon for the matrices of the blocks and AdamW for the rest.
+    """AdamW for all parameters, or, with `optimizer: muon`, Muon for the blocks' matrices and AdamW for the rest.
 
-    Weight decay falls on matrices only: it would pull norms and biases to values that mean something else. Every
-    group keeps its peak rate as `peak_lr`, from which the schedule sets `lr`.
+    Weight decay applies to matrices only: norm weights and biases should not be pulled towards 0. Every group keeps
+    its peak learning rate as `peak_lr`; the schedule sets `lr` from it.
     """
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     vectors = [p for p in model.parameters() if p.ndim < 2]
@@ -94,8 +94,8 @@ def build_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optim
     return optimizers
 
 
-def learning_rate_share(step: int, recipe: Recipe) -> float:
-    """The share of the peak learning rate at a step (from 0): it rises, stays, and falls to 0 in a straight line."""
-    rise = (step + 1) / recipe.warmup_steps if recipe.warmup_steps else 1.0
-    fall = (recipe.steps - step) / (recipe.decay_share * recipe.steps)
-    return min(1.0, rise, fall)
+def lr_scale(step: int, recipe: Recipe) -> float:
+    """The factor on the peak learning rate at a step, counted from 0: linear warmup, constant, linear cooldown to 0."""
+    warmup = (step + 1) / recipe.warmup_steps if recipe.warmup_steps else 1.0
+    cooldown = (recipe.steps - step) / (recipe.decay_share * recipe.steps)
+    return min(1.0, warmup, cooldown)

@@ -1,4 +1,4 @@
-"""What a run and the stages before it were trained on, and whether the run is scored on any of it."""
+"""What a run and its earlier training stages were trained on, and whether the run is scored on any of it."""
 
 import dataclasses
 import json
@@ -15,30 +15,33 @@ from training.engine.recipe import Recipe
 
 
 def check_run(
-    recipe: Recipe, corpus: Corpus | Mixture, say: Callable[[str], None], resumed: bool = False
+    recipe: Recipe, corpus: Corpus | Mixture, say: Callable[[str], None], check_overlap: bool = True
 ) -> tuple[Corpus | Mixture, list[dict]]:
-    """Look whether a run, or one that its checkpoint comes from, trains on what the run is scored on.
+    """Check that neither a run nor the stages before its checkpoint train on text that the run is scored on.
 
     Args:
-        resumed: the run was looked at when it began; a large text takes a minute, so that it is not done again.
+        say: prints what was found.
+        check_overlap: search for shared passages. A large text takes a minute, so a resumed run, which was searched
+            when it began, skips it. What `remove_overlap` leaves out is left out either way.
 
     Returns:
-        The corpus, without what `remove_overlap` leaves out; and what the checkpoint was trained on before, as
-        [`trained_on`] gives it.
+        The corpus, without what `remove_overlap` leaves out; and what the checkpoint was trained on before, in the
+        form of [`trained_on`].
 
     Raises:
-        UserError: one text has passages of another's validation split. What a single text repeats of itself is only
-            told, since it may be its own refrain.
+        UserError: one text contains passages of another's validation split. If a single text repeats itself, this is
+            only reported: it may be a refrain.
     """
     if isinstance(corpus, Mixture):
-        if recipe.remove_overlap or not resumed:
+        if recipe.remove_overlap or check_overlap:
             corpus = separate(corpus, recipe.remove_overlap, say)
     elif recipe.remove_overlap:
         left = without_shared(corpus.train, corpus.validation)
-        say(f"left out of training: {len(corpus.train) - len(left):,} characters, with what the validation split has")
+        removed = len(corpus.train) - len(left)
+        say(f"left out of training: {removed:,} characters that overlap with the validation split")
         corpus = dataclasses.replace(corpus, training_text=left)
     earlier = trained_on(recipe.start_from)
-    if not resumed:
+    if check_overlap:
         if isinstance(corpus, Corpus):  # the training split of a stream is larger than memory
             compare_with_itself(corpus, say)
         for stage in earlier:
@@ -47,14 +50,14 @@ def check_run(
 
 
 def compare_with_stage(recipe: Recipe, corpus: Corpus, stage: dict, say: Callable[[str], None]) -> None:
-    """Look whether a stage before, one of [`trained_on`], has trained on a corpus' validation split."""
+    """Check that an earlier stage, one of [`trained_on`], was not trained on the corpus' validation split."""
     if corpus.name in stage.get("held_out", ()):
         say(f"{stage['name']} was trained on without what {corpus.name} is scored on")
         return
     if stage["name"] is None:
         say(
-            f"nothing is known of what {stage['checkpoint']} was trained on (no {RECORD} was found): "
-            "the validation split may be among it, and the loss too good"
+            f"it is not known what {stage['checkpoint']} was trained on (no {RECORD} was found): if that includes the "
+            "validation split, the loss will look better than it is"
         )
         return
     try:
@@ -62,7 +65,7 @@ def compare_with_stage(recipe: Recipe, corpus: Corpus, stage: dict, say: Callabl
     except UserError:
         before = None
     if before is None or before.sha256 != stage["sha256"]:
-        say(f"{recipe.start_from} was trained on {stage['name']}, which is not here to be compared")
+        say(f"{recipe.start_from} was trained on {stage['name']}, which is not available here for comparison")
         return
     train = without_shared(before.train, before.validation) if stage.get("overlap_removed") else before.train
     share, found = describe(before.name, train, corpus.name, corpus.validation)
@@ -72,11 +75,11 @@ def compare_with_stage(recipe: Recipe, corpus: Corpus, stage: dict, say: Callabl
 
 
 def trained_on(checkpoint: str | None) -> list[dict]:
-    """The corpora that a checkpoint has seen, first to last, from the run record beside it or on the Hub.
+    """The corpora that a checkpoint was trained on, in order, from the run record beside it or on the Hub.
 
-    Each is a `name` and a `sha256`, with `overlap_removed` where its training left out what its validation split has,
-    and `held_out`, the corpora that a mixture was compared with.
-    Where nothing is known these are `None`, and `checkpoint` says of which one.
+    Each has a `name` and a `sha256`; `overlap_removed` if passages of its validation split were left out of training;
+    and, for a mixture, `held_out`, the corpora whose validation and test splits were kept out. If nothing is known,
+    `name` and `sha256` are `None` and `checkpoint` says which checkpoint that is.
     """
     if not checkpoint:
         return []
@@ -95,9 +98,9 @@ def trained_on(checkpoint: str | None) -> list[dict]:
 
 
 def stages_before(record: dict) -> list[dict]:
-    """What came before a run, as [`trained_on`] gives it, by its record."""
+    """What a run's starting checkpoint was trained on, from the run's record, in the form of [`trained_on`]."""
     start = record["recipe"].get("start_from")
-    # Records of earlier versions left it empty where nothing was known.
+    # Earlier versions recorded an empty list if nothing was known.
     return record.get("trained_on_before") or ([unknown(start)] if start else [])
 
 

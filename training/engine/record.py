@@ -1,4 +1,4 @@
-"""What a run leaves behind: the resolved recipe, the metrics line by line, the curve and the record of the whole."""
+"""The files that describe a run: its full recipe, the metrics line by line, the loss curve and the record."""
 
 import dataclasses
 import json
@@ -20,56 +20,59 @@ from transformers import PreTrainedModel
 from training.command import UserError
 from training.data.corpora import Corpus
 from training.data.stream import StreamedCorpus
-from training.engine.checkpoints import BEST, METRICS, RECORD, SNAPSHOTS, UNFINISHED, list_checkpoints
-from training.engine.optimizers import learning_rate_share
+from training.engine.checkpoints import BEST, METRICS, RECORD, SNAPSHOTS, list_checkpoints
+from training.engine.optimizers import lr_scale
 from training.engine.recipe import SAME_LOSSES, Recipe
+from training.files import UNFINISHED, whole_file, write_text
 
 RECIPE, CURVE = "recipe.yaml", "loss.png"
-OVERFITTED = 0.02  # nats per character above the best, more than a loss wavers by
+OVERFITTED = 0.02  # nats per character above the best loss; smaller rises are noise
 
 
 def open_run(folder: Path, recipe: Recipe, corpus: Corpus | StreamedCorpus, overwrite: bool) -> bool:
-    """Make the folder of a run, or find an earlier run there. Returns whether that one is finished already.
+    """Create the folder of a run, or find an earlier run there. Returns whether that run is already finished.
 
-    A run goes on with more steps, and with other values of the fields that leave the losses as they are. A run that
-    has taken no step is begun anew.
+    A run can be resumed with more steps, and with other values of the fields that do not affect its losses. A run that
+    has not taken a step starts over.
 
     Raises:
-        UserError: the folder cannot be written, is not a run's, or holds a run of another recipe or another text.
+        UserError: the folder cannot be written, is not a run's, or holds a run with another recipe or another text.
     """
     resolved = yaml.safe_dump(dataclasses.asdict(recipe), sort_keys=False, allow_unicode=True)
     try:
         if (folder / RECIPE).exists() and overwrite:
             shutil.rmtree(folder)
         if not (folder / RECIPE).exists() and folder.exists() and any(folder.iterdir()):
-            raise UserError(f"{folder} is not empty and holds no run; give another --output.")
+            raise UserError(f"{folder} is not empty and does not hold a run; give another --output.")
         new = not has_taken_steps(folder)
         finished = not new and check_earlier(folder, recipe, corpus)
         if new:
             shutil.rmtree(folder / SNAPSHOTS, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
+        for unfinished in filter(Path.is_file, folder.rglob(f"*{UNFINISHED}")):  # left by a kill
+            unfinished.unlink()
         if not finished:
             write_text(folder / RECIPE, resolved)
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror}); give another --output.") from None
     if finished:
-        print(f"this run is finished: {folder / BEST}; give --overwrite to train it anew, or another --output")
+        print(f"this run is finished: {folder / BEST}; give --overwrite to train it again, or another --output")
     return finished
 
 
 def has_taken_steps(folder: Path) -> bool:
-    """Whether a run's folder tells of any step beyond the score at step 0."""
+    """Whether a run got past the evaluation at step 0."""
     return bool(list_checkpoints(folder)) or any(line["step"] for line in read_metrics(folder))
 
 
 def check_earlier(folder: Path, recipe: Recipe, corpus: Corpus | StreamedCorpus) -> bool:
-    """Whether the run in the folder is finished, once it is certain that this recipe may go on with it.
+    """Check that a recipe may resume the run in the folder. Returns whether that run is finished.
 
     Raises:
-        UserError: it may not, with every field that stands in the way.
+        UserError: it may not resume it; the message names every field that differs.
     """
     here = dataclasses.asdict(recipe)
-    # A field that is newer than the run had its default's effect.
+    # A field that did not exist yet when the run began counts as its default.
     there = dataclasses.asdict(Recipe()) | yaml.safe_load((folder / RECIPE).read_text(encoding="utf-8"))
     changed = [name for name in here if here[name] != there.get(name)]
     wrong = [
@@ -80,36 +83,29 @@ def check_earlier(folder: Path, recipe: Recipe, corpus: Corpus | StreamedCorpus)
     if wrong:
         raise UserError(
             f"{folder} holds a run with another {', '.join(wrong)}, which would change its losses from here on; "
-            "give another --output, or --overwrite to drop it."
+            "give another --output, or --overwrite to delete it."
         )
     record = json.loads((folder / RECORD).read_text(encoding="utf-8")) if (folder / RECORD).exists() else {}
     if record and record["corpus"]["sha256"] != corpus.sha256:
-        raise UserError(f"the text of '{recipe.corpus}' has changed since {folder} was begun; give another --output.")
-    goes_on = record.get("steps", 0) < recipe.steps and {"steps", "patience"} & set(changed)
-    return bool(record.get("finished")) and not goes_on
+        raise UserError(f"'{recipe.corpus}' has changed since the run in {folder} began; give another --output.")
+    extended = record.get("steps", 0) < recipe.steps and {"steps", "patience"} & set(changed)
+    return bool(record.get("finished")) and not extended
 
 
 def read_metrics(folder: Path) -> list[dict]:
-    """The whole lines of a run's `metrics.jsonl`; a kill may have left half of one at the end."""
+    """The complete lines of a run's `metrics.jsonl`; a kill may have left half a line at the end."""
     path = folder / METRICS
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     return [json.loads(line) for line in lines if line.endswith("}")]
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    unfinished = path.with_name(path.name + UNFINISHED)
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
-
-
 @dataclasses.dataclass
 class Progress:
-    """How far a run has come: what a checkpoint keeps besides weights, optimizers and random states."""
+    """The progress of a run: what a checkpoint stores besides weights, optimizers and random states."""
 
     step: int = 0
     seconds: float = 0.0  # of training alone
-    train_loss: float = math.inf  # the last mean, of `log_every` steps
+    train_loss: float = math.inf  # the last mean over `log_every` steps
     first_loss: float = math.inf
     best_loss: float = math.inf
     last_loss: float = math.inf
@@ -117,11 +113,11 @@ class Progress:
     best_sample: str = ""
     best_scores: dict = dataclasses.field(default_factory=dict)
     evaluations_since_best: int = 0
-    schedules: list = dataclasses.field(default_factory=list)  # from which step on, the schedule of how many steps
+    schedules: list = dataclasses.field(default_factory=list)  # `from_step`, and for how many `steps` in all
 
 
 class RunRecord(Progress):
-    """The figures of a run and the files they stand in. Every process keeps the figures; the main one writes."""
+    """The figures of a run and the files that hold them. Every process tracks the figures; the main one writes."""
 
     def __init__(
         self,
@@ -139,11 +135,11 @@ class RunRecord(Progress):
         self.parameters, self.vocabulary = model.num_parameters(), model.config.vocab_size
 
     def state(self) -> dict:
-        """What a checkpoint keeps."""
+        """What a checkpoint stores."""
         return dataclasses.asdict(self)
 
     def resume(self, state: dict | None) -> None:
-        """Go on from a checkpoint's state, or from the beginning; what was measured after it will be measured again."""
+        """Continue from a checkpoint's state, or start from the beginning, and drop the metrics logged after it."""
         vars(self).update(state or {})
         if not self.schedules or self.schedules[-1]["steps"] != self.recipe.steps:
             self.schedules.append({"from_step": self.step, "steps": self.recipe.steps})
@@ -152,12 +148,12 @@ class RunRecord(Progress):
         lines = [line for line in read_metrics(self.folder) if state and line["step"] <= self.step]
         write_text(self.folder / METRICS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
         if state:
-            print(f"going on from step {self.step:,}")
+            print(f"resuming from step {self.step:,}")
         if len(self.schedules) > 1:
             begun = " and ".join(f"{schedule['steps']:,}" for schedule in self.schedules[:-1])
             print(
-                f"from step {self.schedules[-1]['from_step']:,} on the learning rate is that of {self.recipe.steps:,} "
-                f"steps; before, it was that of {begun}"
+                f"from step {self.schedules[-1]['from_step']:,} the learning rate follows the schedule for "
+                f"{self.recipe.steps:,} steps; before, it followed the one for {begun}"
             )
 
     @property
@@ -165,16 +161,16 @@ class RunRecord(Progress):
         return self.step * self.recipe.batch_size * self.recipe.context
 
     def log_training(self, loss: float, steps: int, seconds: float) -> float:
-        """Note the mean training loss of the last `steps`, and their time; returns tokens per second."""
+        """Log the mean training loss of the last `steps` and the time they took. Returns tokens per second."""
         self.seconds += seconds
         self.train_loss = loss
         speed = steps * self.recipe.batch_size * self.recipe.context / seconds
-        rate = self.recipe.learning_rate * learning_rate_share(self.step - 1, self.recipe)
+        rate = self.recipe.learning_rate * lr_scale(self.step - 1, self.recipe)  # of the step just taken
         self.log(train_loss=loss, learning_rate=rate, tokens=self.tokens, seconds=self.seconds, tokens_per_second=speed)
         return speed
 
     def log_evaluation(self, loss: float, sample: str, **scores: float) -> bool:
-        """Note a validation loss, and other scores beside it; returns whether the loss is the best so far."""
+        """Log a validation loss and other scores. Returns whether the loss is the best so far."""
         self.last_loss = loss
         if self.step == 0:
             self.first_loss = loss
@@ -186,7 +182,7 @@ class RunRecord(Progress):
         return better
 
     def log(self, **values) -> None:
-        """Add a line to `metrics.jsonl`, and give the numbers to the trackers."""
+        """Append a line to `metrics.jsonl`, and pass the numbers to the trackers."""
         if self.accelerator.is_main_process:
             with (self.folder / METRICS).open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": self.step, **values}, ensure_ascii=False) + "\n")
@@ -194,22 +190,22 @@ class RunRecord(Progress):
         self.accelerator.log(numbers, step=self.step)
 
     def out_of_patience(self) -> bool:
-        """Whether `patience` scores have passed without a better one."""
+        """Whether the last `patience` evaluations brought no better loss."""
         return 0 < self.patience <= self.evaluations_since_best
 
     def finish(self) -> None:
-        """Mark the run as finished, and say what came of it."""
+        """Mark the run as finished, and print its result."""
         self.save(finished=True)
         if self.accelerator.is_main_process:
             print(
                 f"best validation loss {self.best_loss:.4f} nats per character at step {self.best_step:,}, "
                 f"{self.seconds:,.0f} s of training: {self.folder / BEST}"
             )
-            best = self.best_scores.get("partial_validation_loss", self.best_loss)  # scored on the same characters
+            best = self.best_scores.get("partial_validation_loss", self.best_loss)  # on the same characters
             if self.last_loss > best + OVERFITTED:
                 print(
-                    f"since then it has risen to {self.last_loss:.4f} at step {self.step:,}: the model was learning "
-                    "the text by heart. For a lower loss give more text, begin with a trained checkpoint (--start_from "
+                    f"since then it has risen to {self.last_loss:.4f} at step {self.step:,}: the model has started to "
+                    "memorise the text. For a lower loss use more text, start from a trained checkpoint (--start_from "
                     "space/checkpoints/english), or add dropout (--model.hidden_dropout 0.2)"
                 )
 
@@ -219,7 +215,7 @@ class RunRecord(Progress):
             return
         record = {
             "finished": finished,
-            # A checkpoint that was started from is of no preset, whatever the recipe's default says.
+            # A run that starts from a checkpoint has no preset; the recipe's default would be wrong.
             "recipe": dataclasses.asdict(self.recipe) | ({"preset": None} if self.recipe.start_from else {}),
             "corpus": self.corpus,
             "trained_on_before": self.earlier,
@@ -268,7 +264,6 @@ def draw_curve(folder: Path) -> None:
     axes.set(xlabel="step", ylabel="loss, nats per character", title=folder.name)
     axes.grid(alpha=0.3)
     axes.legend()
-    unfinished = folder / (CURVE + UNFINISHED)
-    figure.savefig(unfinished, format="png", dpi=120)
+    with whole_file(folder / CURVE) as unfinished:
+        figure.savefig(unfinished, format="png", dpi=120)
     pyplot.close(figure)
-    unfinished.replace(folder / CURVE)

@@ -1,8 +1,8 @@
-"""Checkpoints of a model that is sharded over the processes (FSDP): whole, in the files of one that is not.
+"""Checkpoints of a sharded model (FSDP), unsharded, in the same files as those of a model that is not sharded.
 
-Accelerate's own keep shards, take one optimizer and can be read by as many processes as wrote them. These are read by
-any number of processes, sharded or not. The price is that the main process holds the whole state in memory while it
-writes.
+Accelerate's own checkpoints hold shards, support one optimizer, and can be read only by the number of processes that
+wrote them. These can be read by any number of processes, sharded or not. The price: the main process holds the full
+state in memory while it writes.
 """
 
 from pathlib import Path
@@ -26,7 +26,7 @@ from modeling.modeling_ozymandias import model_class
 
 
 def save_state(folder: Path, accelerator: Accelerator) -> None:
-    """Write what `Accelerator.save_state` writes. All processes have to call this together."""
+    """Write what `Accelerator.save_state` writes. Must be called by all processes together."""
 
     def gather(value):
         if not isinstance(value, DTensor):
@@ -37,7 +37,7 @@ def save_state(folder: Path, accelerator: Accelerator) -> None:
     (model,) = accelerator._models
     weights = accelerator.get_state_dict(model)
     for tied in model.all_tied_weights_keys:
-        weights.pop(tied, None)  # only the main process has any
+        weights.pop(tied, None)  # only the main process has weights here
     optimizers = [tree_map(gather, optimizer.state_dict()) for optimizer in accelerator._optimizers]
     optimizers = [SimpleNamespace(state_dict=lambda state=state: state) for state in optimizers]
     process, step, scaler = accelerator.process_index, accelerator.step, accelerator.scaler
@@ -47,7 +47,7 @@ def save_state(folder: Path, accelerator: Accelerator) -> None:
 
 
 def load_state(folder: Path, accelerator: Accelerator) -> None:
-    """Restore what `Accelerator.load_state` restores. All processes have to call this together."""
+    """Restore what `Accelerator.load_state` restores. Must be called by all processes together."""
     (model,) = accelerator._models
     weights = load_file(folder / "model.safetensors")
     weights |= {tied: weights[source] for tied, source in model.all_tied_weights_keys.items()}
@@ -65,20 +65,21 @@ def load_state(folder: Path, accelerator: Accelerator) -> None:
 
 
 def load_weights(model: PreTrainedModel, weights: dict[str, torch.Tensor]) -> None:
-    """Give a sharded model whole weights, of which each process takes its shard from the main one.
+    """Load full weights into a sharded model: the main process sends each process its shard.
 
-    All processes have to call this together.
+    Must be called by all processes together.
 
     Args:
-        weights: the model's whole `state_dict` in the main process, and nothing in the others.
+        weights: the model's full `state_dict` in the main process, and an empty dict in the others.
     """
     set_model_state_dict(model, weights, options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=True))
 
 
 def shell_of(model: PreTrainedModel) -> PreTrainedModel:
-    """A model of the same architecture without weights, to be saved with whole ones.
+    """A model of the same architecture without weights, through which full weights can be saved.
 
-    A sharded model is of a class that torch makes, and torch's code would be saved beside it in the place of ours.
+    FSDP replaces a model's class by one of torch, and saving the sharded model would copy torch's code beside the
+    weights instead of ours.
     """
     with torch.device("meta"):
         shell = model_class(model.config)(model.config)
@@ -88,12 +89,12 @@ def shell_of(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def whole(value: torch.Tensor) -> torch.Tensor:
-    """The whole of a sharded tensor, in every process; another is returned as it is."""
+    """The full tensor of a sharded one, in every process. Other tensors are returned unchanged."""
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def shard_like(param: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """This process's shard of a whole tensor that is as large as a parameter; another is left as it is."""
+    """This process's shard of a full tensor with a sharded parameter's shape. Other tensors are returned unchanged."""
     if not isinstance(param, DTensor) or value.shape != param.shape:
         return value
     return distribute_tensor(value.to(param.device), param.device_mesh, param.placements, src_data_rank=None)

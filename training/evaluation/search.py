@@ -10,7 +10,6 @@ the passage in the text, and the passage.
 
 import argparse
 import hashlib
-import os
 import re
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from training.command import UserError, in_one_line, run_command
 from training.data.corpora import NAMES, cache_folder, load_corpus
+from training.files import whole_file
 from training.loading import choose_device, load_trained
 
 CHECKPOINT = Path(__file__).parents[2] / "space" / "checkpoints" / "oz-encoder"
@@ -124,10 +124,8 @@ def passage_vectors(
     vectors = torch.cat(words).half()  # half as large; the scores change by less than a thousandth
     passages = torch.arange(len(words)).repeat_interleave(torch.tensor([len(w) for w in words]))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(f".{os.getpid()}.part")
-        save_file({"vectors": vectors, "passages": passages}, unfinished, metadata=of)
-        unfinished.replace(path)
+        with whole_file(path) as unfinished:
+            save_file({"vectors": vectors, "passages": passages}, unfinished, metadata=of)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path} could not be written ({in_one_line(error)}); give another --vectors.") from error
     return vectors.float(), passages

@@ -236,7 +236,7 @@ def test_a_full_disk_is_one_sentence(mirror, monkeypatch):
     def full(path, text):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(library, "write_whole", full)
+    monkeypatch.setattr(library, "write_text", full)
     with pytest.raises(UserError, match=r"the library could not be written to .* [(]No space left on device[)]; free"):
         library.fetch_library()
 

@@ -89,7 +89,7 @@ def test_fine_tuning_on_what_the_checkpoint_has_seen_is_refused(tmp_path, capsys
     assert earlier == [{"name": str(seen), "sha256": record["corpus"]["sha256"]}]
     seen.unlink()
     check_run(recipe, load_corpus(str(mine)), say=print)
-    assert "is not here to be compared" in capsys.readouterr().out
+    assert "is not available here for comparison" in capsys.readouterr().out
 
 
 def test_a_run_that_goes_on_is_not_looked_through_again(tmp_path, capsys):
@@ -117,7 +117,7 @@ def test_a_run_that_goes_on_is_not_looked_through_again(tmp_path, capsys):
     shutil.rmtree(fine / "checkpoint-2")
     (fine / "run.json").write_text(json.dumps({**json.loads((fine / "run.json").read_text()), "finished": False}))
     resumed, *rest = go_on()
-    assert "going on from step 1" in resumed
+    assert "resuming from step 1" in resumed
     assert "shares" not in resumed
     (left_out,) = [line for line in said.splitlines() if line.startswith("left out of training")]
     assert left_out in resumed
@@ -168,7 +168,7 @@ def test_a_checkpoint_of_which_nothing_is_known_is_told_and_recorded(hub, tmp_pa
     text = corpus("mine", words(3, 2000))
     _, earlier = check_run(Recipe(start_from=start), text, say=print)
     assert earlier == [{"name": None, "sha256": None, "checkpoint": start}]
-    assert f"nothing is known of what {start} was trained on" in capsys.readouterr().out
+    assert f"it is not known what {start} was trained on" in capsys.readouterr().out
     # It stays known as unknown in what is trained from that, also from a record that was written before.
     for before in ({"trained_on_before": earlier}, {"trained_on_before": []}):
         run = {"recipe": {"corpus": "mine", "start_from": start}, "corpus": {"sha256": "03"}, **before}
@@ -182,7 +182,7 @@ def test_a_stream_is_compared_with_what_its_checkpoint_has_read(tmp_path, capsys
         (tmp_path / f"{shard}.txt").write_text(f"{words(shard, 2000)}\n" * 2, encoding="utf-8")
     recipe = Recipe(corpus=str(tmp_path), stream=True, stream_validation=100, start_from="user/nothing")
     check_run(recipe, load_texts(recipe), say=print)
-    assert "nothing is known of what user/nothing was trained on" in capsys.readouterr().out
+    assert "it is not known what user/nothing was trained on" in capsys.readouterr().out
     with pytest.raises(UserError, match="remove_overlap"):
         load_texts(dataclasses.replace(recipe, remove_overlap=True))
 

@@ -323,7 +323,7 @@ def test_too_little_text_is_told(shards):
 
 
 def test_other_tasks_are_refused(shards):
-    with pytest.raises(UserError, match="next_token alone, and task is masked"):
+    with pytest.raises(UserError, match="needs the task next_token, and task is masked"):
         load_texts(Recipe(corpus=str(shards), stream=True, task="masked"))
 
 

@@ -102,7 +102,7 @@ def test_weights_and_moments_are_float32_whatever_the_checkpoint_is_stored_in(ba
 def test_what_cannot_be_fine_tuned_is_told(base, tmp_path):
     for fields, words in (
         ({"start_from": tmp_path / "none"}, "there is no folder"),
-        ({"start_from": base / "best", "task": "masked"}, "no model for the task masked"),
+        ({"start_from": base / "best", "task": "masked"}, "is not a model for the task masked"),
         ({"start_from": base / "best", "model.hidden_sise": 3}, "hidden_sise"),
         ({"start_from": base / "best", "model.hidden_size": 48}, "cannot be fine-tuned"),
     ):
@@ -164,7 +164,7 @@ def test_a_part_is_scored_on_the_way_and_the_whole_at_the_end(tmp_path):
 def test_evaluate_prints_what_samples_are_worth(base):
     samples = ["--samples", "2", "--prompt", "The moon", "--show", "1"]
     said = run_forked("-m", "training.evaluate", base / "best", "--corpus", "sampler", *samples).stdout
-    for words in ("nats per character", "bits", "ranked first", "stride 16", "real words", "copied", "distinct"):
+    for words in ("nats per character", "bits", "top-1 accuracy", "stride 16", "real words", "copied", "distinct"):
         assert words in said
     for words in ("repeat a line", "that rhyme", "quotes close", "--- sample 1\nThe moon"):
         assert words in said

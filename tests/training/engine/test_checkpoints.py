@@ -75,7 +75,7 @@ def test_what_is_no_fault_of_the_disk_is_not_called_one(tmp_path, error):
 def test_a_folder_that_may_not_be_written_is_not_called_a_full_disk(tmp_path):
     (tmp_path / "file").touch()  # a folder below a file cannot be made, also not by root
     with (
-        pytest.raises(UserError, match="give a folder that can be written") as refusal,
+        pytest.raises(UserError, match="give a folder that you can write to") as refusal,
         writing(tmp_path / "file" / "x"),
     ):
         pass

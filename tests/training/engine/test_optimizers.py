@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from modeling import OzymandiasForCausalLM, preset_config
-from training.engine.optimizers import Muon, build_optimizers, learning_rate_share, orthogonalise
+from training.engine.optimizers import Muon, build_optimizers, lr_scale, orthogonalise
 from training.engine.recipe import Recipe
 
 
@@ -53,10 +53,10 @@ def test_every_parameter_has_one_optimizer(name, preset):
 
 def test_schedule_rises_stays_and_falls():
     recipe = Recipe(steps=100, warmup_steps=10, decay_share=0.5)
-    shares = [learning_rate_share(step, recipe) for step in range(100)]
-    assert shares[0] == pytest.approx(0.1)
-    assert shares[9:51] == [1.0] * 42
-    assert shares[75] == pytest.approx(0.5)
-    assert shares[99] == pytest.approx(0.02)
-    assert shares[:10] == sorted(shares[:10])
-    assert shares[50:] == sorted(shares[50:], reverse=True)
+    scales = [lr_scale(step, recipe) for step in range(100)]
+    assert scales[0] == pytest.approx(0.1)
+    assert scales[9:51] == [1.0] * 42
+    assert scales[75] == pytest.approx(0.5)
+    assert scales[99] == pytest.approx(0.02)
+    assert scales[:10] == sorted(scales[:10])
+    assert scales[50:] == sorted(scales[50:], reverse=True)

@@ -118,7 +118,7 @@ def test_every_field_is_explained_in_the_help():
     for name, field in FIELDS.items():
         assert f"--{name}" in text
         assert field.description
-    assert "steps between scores of the whole validation split (default 250)" in text
+    assert "steps between evaluations on the validation split (default 250)" in text
 
 
 def test_the_presets_and_sizes_that_are_known_without_torch_are_the_models():

@@ -38,8 +38,10 @@ def test_a_finished_run_goes_on_with_more_steps_and_other_intervals(tmp_path, ca
     longer = {"steps": 18, "evaluate_every": 9, "checkpoint_every": 3, "gradient_accumulation_steps": 2, "patience": 5}
     train(recipe(**longer), tmp_path / "run")
     said = capsys.readouterr().out
-    assert "going on from step 12" in said
-    assert "from step 12 on the learning rate is that of 18 steps; before, it was that of 12" in said
+    assert "resuming from step 12" in said
+    assert (
+        "from step 12 the learning rate follows the schedule for 18 steps; before, it followed the one for 12" in said
+    )
     assert losses(tmp_path / "run")[: len(first)] == first
     assert [step for step, _, score in losses(tmp_path / "run") if score] == [0, 6, 12, 18]
     assert record(tmp_path / "run")["steps"] == 18
@@ -83,10 +85,10 @@ def test_of_two_signals_at_once_the_second_is_the_same_and_a_later_one_ends(monk
     clock = iter([10.0, 10.2, 12.0])
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     with Interruption("") as interruption:
-        assert not interruption.asked
+        assert not interruption.requested
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGINT)
-        assert interruption.asked
+        assert interruption.requested
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
@@ -131,6 +133,6 @@ def test_a_signal_saves_and_the_same_command_goes_on_as_if_unbroken(unbroken, tm
     assert losses(folder)[-1][0] == step
     assert "Traceback" not in (said[0] / "err").read_text()
     done = run_forked(*command(folder), processes=processes)
-    assert f"going on from step {step}" in done.stdout
+    assert f"resuming from step {step}" in done.stdout
     for ours, theirs in zip(losses(folder), unbroken, strict=True):
         assert ours == (theirs if processes == 1 else pytest.approx(theirs, abs=1e-4))
