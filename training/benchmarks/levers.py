@@ -121,7 +121,7 @@ LEARNING = (
     Lever("the recipe as it is"),
     Lever("AdamW for the matrices too, at a third of the rate", fields(optimizer="adamw", learning_rate=3e-3)),
     Lever("Muon's momentum 0.95", fields(matrix_momentum=0.95)),
-    Lever("the rate falls from the first step", fields(decay_share=1.0)),
+    Lever("learning rate decays from the first step", fields(decay_share=1.0)),
     Lever("warm-up over 10 steps", fields(warmup_steps=10)),
     Lever("weight decay 0.1", fields(weight_decay=0.1)),
     Lever("gradients not clipped", fields(gradient_clip=0)),
@@ -131,14 +131,14 @@ LEARNING = (
     Lever("LayerNorm", fields(model__norm_type="layer_norm")),
     Lever("squared ReLU in place of SwiGLU", fields(model__feed_forward_type="mlp", model__hidden_act="relu2")),
     Lever("learned positions", fields(model__position_type="learned")),
-    Lever("an output matrix of its own", fields(model__tie_word_embeddings="false")),
-    Lever("weights begin twice as large", fields(model__initializer_range=0.04)),
-    Lever("outputs begin at 0", patch=zero_outputs),
-    Lever("outputs begin as large as all else", patch=plain_outputs),
+    Lever("untied output matrix", fields(model__tie_word_embeddings="false")),
+    Lever("initial weights twice as large", fields(model__initializer_range=0.04)),
+    Lever("output projections start at 0", patch=zero_outputs),
+    Lever("output projections start like all other weights", patch=plain_outputs),
     Lever("value residuals", patch=value_residuals),
     Lever("embeddings smeared over two tokens", patch=token_smear),
-    Lever("batch grows", patch=growing_batch),
-    Lever("length grows", patch=growing_length),
+    Lever("growing batch", patch=growing_batch),
+    Lever("growing length", patch=growing_length),
 )
 
 
@@ -213,14 +213,14 @@ SPEED = (
     Lever("the recipe as it is"),
     Lever("torch's own kernels: MKL and sdpa", patch=default_kernels),
     Lever("sdpa in place of chunks of queries", patch=sdpa),
-    Lever("freed memory given back to the system", patch=memory_given_back),
+    Lever("freed memory returned to the system", patch=memory_given_back),
     Lever("the model compiled", fields(compile="true")),
     Lever("one product for queries, keys and values", patch=fused_projections),
     Lever("Muon in bf16", patch=muon_in_bf16),
-    Lever("Muon one matrix after the other", patch=muon_one_by_one),
+    Lever("Muon one matrix at a time", patch=muon_one_by_one),
     Lever("AdamW not fused", patch=adamw_by_loop),
     Lever("no Muon", fields(optimizer="adamw")),
-    Lever("every loss is read", patch=read_every_loss),
+    Lever("the loss read at every step", patch=read_every_loss),
 )
 
 

@@ -1,1 +1,1 @@
-"""From a public address to batches of token ids."""
+"""From the download of a text to batches of token ids."""

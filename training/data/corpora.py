@@ -1,7 +1,7 @@
-"""The registry of texts to train on, and the user's own (`python -m training.corpora` lists and fetches them).
+"""The texts to train on: the registry's and the user's own (`python -m training.corpora` lists and fetches them).
 
 The first 90% of a text's characters train and the last 10% validate, contiguous and never shuffled, so that every
-figure of the project is about the same characters. `classics+oz` joins texts, each split by itself.
+figure of the project is measured on the same characters. `classics+oz` joins texts, each with its own split.
 """
 
 import difflib
@@ -13,28 +13,26 @@ from functools import cached_property
 from pathlib import Path
 
 from training.command import UserError, in_one_line
-from training.data.library import SHELVES, SUBSETS, load_shelf, shelf_source
+from training.data.library import BETWEEN, SHELVES, SUBSETS, load_shelf, shelf_source
 from training.data.quatrains import label_quatrains
-from training.data.works import COLLECTIONS, WORKS, cache_folder, fetch
+from training.data.works import COLLECTIONS, WORKS, cache_folder, check_unchanged, fetch
 
 SAMPLER = Path(__file__).with_name("sampler.txt")
 QUATRAINS = "quatrains"
 NAMES = ("sampler", *WORKS, *COLLECTIONS, QUATRAINS, *SHELVES, *SUBSETS)
 HUB_DATASET = r"[\w.-]+/[\w.-]+"
-BETWEEN = "\n\n"  # joined texts
-OWN = "a text of the trainer's own"
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """One or more texts, and the two splits of all of them."""
+    """One or more texts, with a training and a validation split of each."""
 
     name: str
     texts: tuple[str, ...]
-    source: str = OWN
+    source: str = "a text of the trainer's own"
     splits: tuple[int, ...] = ()  # where the validation split of each text begins; by default after 90%
-    training_text: str | None = None  # what is left of the training split, where something was taken out
-    test: str | None = None  # a third split, which nothing is chosen by; most corpora have none
+    training_text: str | None = None  # the training split, if passages were removed from it
+    test: str | None = None  # a third split, used for no decision; most corpora have none
 
     @property
     def text(self) -> str:
@@ -63,11 +61,11 @@ class Corpus:
         return f"{len(self.text):,} characters"
 
     def scored(self, characters: int | None) -> dict[str, str]:
-        """What is scored: the validation split, or so many characters at its beginning."""
+        """The text to score, by name: the validation split, or its first `characters`."""
         return {self.name: self.validation[:characters]}
 
     def figures(self) -> dict:
-        """What the record of a run keeps of it."""
+        """The fields that a run's record stores."""
         return {
             "name": self.name,
             "source": self.source,
@@ -79,11 +77,11 @@ class Corpus:
 
 
 def load_corpus(name: str, accept_changed: bool = False, column: str = "text") -> Corpus:
-    """Load a corpus of the registry by its name, or the user's own; or several, with `+` between them.
+    """Load a corpus of the registry by its name, or the user's own; or several, joined by `+`.
 
     Args:
-        name: a name of the registry, a UTF-8 file, a folder of `.txt` files, or a dataset of the Hub (`user/name`).
-        accept_changed: use a text of the registry although it differs from the one that the figures are about.
+        name: a name in the registry, a UTF-8 file, a folder of `.txt` files, or a dataset on the Hub (`user/name`).
+        accept_changed: use a text of the registry even if it differs from the one that the figures were measured on.
         column: the column of a dataset that holds the text.
 
     Raises:
@@ -122,7 +120,7 @@ def load_corpus(name: str, accept_changed: bool = False, column: str = "text") -
 
 
 def check_corpus(name: str) -> None:
-    """Look whether a name can be a corpus, without reading it.
+    """Check that a name can be a corpus, without reading it.
 
     Raises:
         UserError: it cannot.
@@ -135,27 +133,27 @@ def check_corpus(name: str) -> None:
 
 def unknown_corpus(name: str) -> str:
     near = difflib.get_close_matches(name, NAMES, n=1)
-    meant = f" (did you mean {near[0]}?)" if near else ""
+    hint = f" (did you mean {near[0]}?)" if near else ""
     return (
-        f"corpus '{name}' is neither a corpus nor a file{meant}; give one of {', '.join(NAMES)}, the path of a UTF-8 "
-        "text or of a folder of them, or a dataset of the Hub (user/name)."
+        f"corpus '{name}' is neither a known name nor a file{hint}; give one of {', '.join(NAMES)}, the path of a "
+        "UTF-8 text or of a folder of them, or a dataset on the Hub (user/name)."
     )
 
 
 def read_folder(folder: Path) -> str:
-    """The `.txt` files of a folder and the folders in it, by their paths, joined.
+    """All `.txt` files in a folder and its subfolders, joined in the order of their paths.
 
     Raises:
-        UserError: there is none, or one cannot be used.
+        UserError: there are none, or one cannot be used.
     """
     paths = sorted(folder.rglob("*.txt"))
     if not paths:
-        raise UserError(f"corpus {folder} is a folder without a .txt file; put the texts there.")
+        raise UserError(f"corpus {folder} is a folder without .txt files; put the texts there.")
     return BETWEEN.join(read_text(path) for path in paths)
 
 
 def read_dataset(name: str, column: str) -> str:
-    """The texts of a column of the training split of a dataset of the Hub, joined.
+    """The texts in one column of the training split of a dataset on the Hub, joined.
 
     Raises:
         UserError: it cannot be fetched, or has no such column.
@@ -164,20 +162,20 @@ def read_dataset(name: str, column: str) -> str:
 
     try:
         dataset = datasets.load_dataset(name, split="train")
-    except Exception as error:  # the Hub client, the network and the readers each have their own
+    except Exception as error:  # the Hub client, the network and the readers each raise their own
         raise UserError(
-            f"corpus '{name}' is neither a file nor a dataset of the Hub that can be loaded "
+            f"corpus '{name}' is neither a file nor a dataset that can be loaded from the Hub "
             f"({in_one_line(error)[:200]}); give a path, or check the dataset's name and the network."
         ) from None
     if column not in dataset.column_names:
         raise UserError(
-            f"the dataset {name} has no column '{column}' but {', '.join(dataset.column_names)}; give --text_column."
+            f"the dataset {name} has no column '{column}', only {', '.join(dataset.column_names)}; give --text_column."
         )
     return BETWEEN.join(text for text in dataset[column] if text)
 
 
 def read_text(path: Path) -> str:
-    """Read a UTF-8 text through `datasets`, which keeps it memory-mapped, after a look that it is one.
+    """Read a UTF-8 text through `datasets`, which memory-maps it. Check first that it is one.
 
     Raises:
         UserError: the file is empty, or is not UTF-8 text.
@@ -198,9 +196,9 @@ def read_text(path: Path) -> str:
             "give a plain text file, or convert it: iconv -f ENCODING -t utf-8 FILE."
         ) from None
     if "\0" in text:
-        raise UserError(f"corpus {path} is a binary file (it has a null byte); give a plain text file.")
+        raise UserError(f"corpus {path} is a binary file (it contains a null byte); give a plain text file.")
 
-    import datasets  # takes a second, which a refused recipe should not wait for
+    import datasets  # the import takes a second, and a refused recipe should not wait for it
 
     datasets.disable_progress_bars()
     dataset = datasets.load_dataset("text", data_files=str(path), sample_by="document", split="train")
@@ -219,24 +217,19 @@ def load_work(name: str, accept_changed: bool) -> str:
         fetch(
             work,
             corpora_folder(),
-            f"put the text at {path} yourself, or train on the corpus 'sampler', which needs none.",
+            f"put the text at {path} yourself, or train on the corpus 'sampler', which needs no network.",
         )
     text = read_text(path)
-    found = hashlib.sha256(text.encode()).hexdigest()
-    if found != work.sha256 and not accept_changed:
-        raise UserError(
-            f"corpus '{name}' differs from the text that this project's figures are about (sha256 {found[:16]}, "
-            f"expected {work.sha256[:16]}); remove {path} to fetch it again, or use it as it is: "
-            "--accept_changed_corpus true."
-        )
+    if not accept_changed:
+        check_unchanged(name, hashlib.sha256(text.encode()).hexdigest(), work.sha256, path)
     return text
 
 
 def corpora_folder() -> Path:
-    """Where the cleaned texts of works lie, or will lie."""
+    """The folder of the works' cleaned texts; it may not exist yet."""
     return Path(os.environ.get("OZYMANDIAS_CORPORA", cache_folder() / "corpora"))
 
 
 def corpus_path(name: str) -> Path:
-    """Where the cleaned text of a work lies, or will lie."""
+    """The path of a work's cleaned text; it may not exist yet."""
     return corpora_folder() / WORKS[name].file

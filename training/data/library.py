@@ -1,11 +1,11 @@
-"""The library: shelves of English books and poems to learn from, as shards of documents.
+"""The library: shelves of English books and poems for pre-training, as shards of documents.
 
     python -m training.corpora baum tales verse                     # fetch and clean them, once
     python -m training.pretrain --stream true --corpus "$HOME/.cache/ozymandias/library/verse/train-*.jsonl" ...
 
-`library.tsv` lists the books of the shelves `baum` and `tales`, `poets.tsv` the poets of `verse`, each with the split
-that it is in: a book or a poet is never divided. All shelves are made together, since what stands in a validation or
-test split of one may be told again in a book of another one, and must not be trained on. `docs/library.md` says more.
+`library.tsv` lists the books of the shelves `baum` and `tales`, `poets.tsv` the poets of `verse`. Each book or poet is
+in one split as a whole. All shelves are made together: a text in the validation or test split of one shelf may also
+occur in a book of another, and must not be trained on. More in `docs/library.md`.
 """
 
 import hashlib
@@ -24,13 +24,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from urllib.parse import quote
 
-from filelock import FileLock
 from tqdm import tqdm
 
 from training.command import UserError, in_one_line
 from training.data.cleaning import Document, clean_book
 from training.data.verses import clean_poems
-from training.data.works import address, cache_folder, download
+from training.data.works import address, cache_folder, check_unchanged, download, fill_once
 from training.files import write_text
 
 BOOKS_COMMIT = "a0b16d35a9851168ce9ac649851c17b7ab08d48e"
@@ -38,15 +37,15 @@ BOOKS_URL = f"https://raw.githubusercontent.com/rcdm-uga/Gutenberg_Text/{BOOKS_C
 POEMS_COMMIT = "f734b8eb96d1c8659e7865646306ec29eec851b4"
 POEMS_URL = f"https://codeload.github.com/facjure/public-domain-poetry/tar.gz/{POEMS_COMMIT}"
 SPLITS = ("train", "validation", "test")
-SHARD = 4_000_000  # bytes of a shard, about
+SHARD = 4_000_000  # approximate bytes of a shard
 FETCHED_AT_ONCE = 6
-INSTEAD = "and try again, or train on the corpus 'sampler', which needs none."
-BETWEEN = "\n\n"
+TRY_LATER = "try again later, or train on the corpus 'sampler', which needs no network."
+BETWEEN = "\n\n"  # joins documents and texts
 
 
 @dataclass(frozen=True)
 class Shelf:
-    """A shelf of the library; `sha256` is of all its documents as [`digest`] takes them, split after split."""
+    """A shelf of the library. `sha256` is the [`digest`] of all its documents, split after split."""
 
     title: str
     source: str
@@ -55,7 +54,7 @@ class Shelf:
 
 @dataclass(frozen=True)
 class Book:
-    """A book: where it lies, the hash of its file, and where its text begins and ends if rules do not find it."""
+    """A book: its path, the hash of its file, and where its text begins and ends if the rules do not find this."""
 
     shelf: str
     split: str
@@ -80,17 +79,17 @@ class Book:
 
 @dataclass(frozen=True)
 class Poet:
-    """A poet of `verse`, by the name under which the archive files the poems and the one that they are given."""
+    """A poet of `verse`: `filed` is the name in the archive, `name` the author to give the poems."""
 
     split: str
     filed: str
     name: str
-    known: str = ""  # "classic" for one whom most readers of English poetry know by name
+    known: str = ""  # "classic" for the best known poets
 
 
 SHELVES = {
     "baum": Shelf(
-        "28 fantasies of L. Frank Baum, 13 of them of Oz",
+        "28 fantasies by L. Frank Baum, 13 of them set in Oz",
         "GitHub rcdm-uga/Gutenberg_Text",
         "58eabf0fc406da151cf78cbd0261c9d41bea1d5559cade044fc92334a2f6556d",
     ),
@@ -100,18 +99,18 @@ SHELVES = {
         "b85e14b6c2007c977c595ea24b58871408997483e2c502d3dc3341968e897688",
     ),
     "verse": Shelf(
-        "poems of 231 poets",
+        "poems by 231 poets",
         "GitHub facjure/public-domain-poetry",
         "5da620bdf40bf4af4a43e582d17f51d48a9b21cf863402be6704431a64e1fdad",
     ),
 }
-SUBSETS = {"verse-classics": "verse"}  # training documents of a shelf that are a corpus too; the other splits are its
-# Of the poems of the listed poets, as [`read_archive`] gives them.
+SUBSETS = {"verse-classics": "verse"}  # a corpus of some training documents of a shelf, with its other splits
+# The hash of the listed poets' files, as [`read_archive`] returns them.
 POEMS_SHA256 = "d8bfa7493950f6671efb1bcdbf7cd2df5bb34d5f829d8a4bf81a6b563b084b74"
 
 
 def read_table(name: str) -> list[list[str]]:
-    """The rows of a table beside this file, without its head."""
+    """The rows of a table in this folder, without its header."""
     text = Path(__file__).with_name(name).read_text(encoding="utf-8")
     return [line.split("\t") for line in text.splitlines()[1:]]
 
@@ -128,13 +127,13 @@ def list_poets() -> list[Poet]:
 
 
 def shelf_source(name: str) -> str:
-    """What a shelf or a subset of one is, and where it comes from."""
+    """What a shelf or a subset contains, and where it comes from."""
     shelf = SHELVES[SUBSETS.get(name, name)]
     return f"{'the best known of the ' if name in SUBSETS else ''}{shelf.title}, {shelf.source}"
 
 
 def shelf_folder(name: str) -> Path:
-    """Where the shards of a shelf lie, or will lie."""
+    """The folder of a shelf's shards; it may not exist yet."""
     return cache_folder() / "library" / name
 
 
@@ -144,7 +143,7 @@ def is_there(name: str) -> bool:
 
 
 def load_shelf(name: str, accept_changed: bool = False) -> dict[str, str]:
-    """The text of each split of a shelf or a subset of one, its documents joined.
+    """The text of each split of a shelf or a subset, its documents joined.
 
     Raises:
         UserError: as [`check_shelf`].
@@ -154,20 +153,16 @@ def load_shelf(name: str, accept_changed: bool = False) -> dict[str, str]:
 
 
 def check_shelf(name: str, accept_changed: bool = False) -> None:
-    """Make a shelf, or that of a subset, if it is not there, and compare it with the registry.
+    """Make a shelf, or the shelf of a subset, if it is missing, and compare it with the registry.
 
     Raises:
-        UserError: it cannot be fetched or written, or differs from the one that the registry describes.
+        UserError: it cannot be fetched or written, or differs from the registry.
     """
     fetch_library()
     name = SUBSETS.get(name, name)
-    found = digest(document for split in SPLITS for document in read_split(name, split))
-    if found != SHELVES[name].sha256 and not accept_changed:
-        raise UserError(
-            f"corpus '{name}' differs from the text that this project's figures are about (sha256 {found[:16]}, "
-            f"expected {SHELVES[name].sha256[:16]}); remove {shelf_folder(name).parent} to fetch it again, or use it "
-            "as it is: --accept_changed_corpus true."
-        )
+    if not accept_changed:
+        found = digest(document for split in SPLITS for document in read_split(name, split))
+        check_unchanged(name, found, SHELVES[name].sha256, shelf_folder(name).parent)
 
 
 def digest(documents: Iterator[Document]) -> str:
@@ -179,7 +174,7 @@ def digest(documents: Iterator[Document]) -> str:
 
 
 def read_split(name: str, split: str) -> Iterator[Document]:
-    """The documents of a split of a shelf, or a subset of one, that has been made.
+    """Yield the documents of a split of a shelf or a subset; the shelf must exist.
 
     Raises:
         UserError: a shard cannot be read.
@@ -201,28 +196,20 @@ def read_split(name: str, split: str) -> Iterator[Document]:
 
 
 def fetch_library() -> None:
-    """Fetch, clean and write all shelves that are not there. Processes that call this at the same time wait.
+    """Fetch, clean and write all shelves, unless they exist. If several processes call this at once, the others wait.
 
     Raises:
-        UserError: something cannot be fetched or written, or is not what the registry describes.
+        UserError: something cannot be fetched or written, or differs from the registry.
     """
-    folder = shelf_folder("")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / "fetch.lock"):
-            if all(map(is_there, SHELVES)):
-                return
-            print(f"fetching the library's books from {address(BOOKS_URL)} and poems from {address(POEMS_URL)}")
-            shelves = fetch_books(list_books())
-            shelves["verse"] = fetch_poems(list_poets())
-            separate(shelves)
-            for name, splits in shelves.items():
-                write_shelf(name, splits)
-    except OSError as error:
-        raise UserError(
-            f"the library could not be written to {folder} ({error.strerror}); free some space, or name another "
-            "folder for the cache by XDG_CACHE_HOME."
-        ) from None
+    with fill_once(shelf_folder(""), "the library"):
+        if all(map(is_there, SHELVES)):
+            return
+        print(f"fetching the library's books from {address(BOOKS_URL)} and poems from {address(POEMS_URL)}")
+        shelves = fetch_books(list_books())
+        shelves["verse"] = fetch_poems(list_poets())
+        separate(shelves)
+        for name, splits in shelves.items():
+            write_shelf(name, splits)
 
 
 def fetch_books(books: list[Book]) -> dict[str, dict[str, list[Document]]]:
@@ -250,26 +237,30 @@ def fetch_and_clean(book: Book, pool: ProcessPoolExecutor) -> list[Document]:
 
 
 def fetch_book(book: Book) -> bytes:
-    raw = download(address(book.url), INSTEAD, bar=False)
-    check(f"the book {book.title!r}", address(book.url), hashlib.sha256(raw).hexdigest(), book.sha256)
+    raw = download(address(book.url), f"and {TRY_LATER}", bar=False)
+    check_download(f"the book {book.title!r}", address(book.url), hashlib.sha256(raw).hexdigest(), book.sha256)
     return raw
 
 
-def check(what: str, url: str, found: str, expected: str) -> None:
-    """Refuse what was fetched if its hash is another one than the registry's."""
+def check_download(what: str, url: str, found: str, expected: str) -> None:
+    """Compare the hash of a download with that of the registry.
+
+    Raises:
+        UserError: they differ.
+    """
     if found != expected:
         raise UserError(
-            f"what {url} sent is damaged or has changed: {what} has sha256 {found[:16]}, expected {expected[:16]}; "
-            "try again later, or train on the corpus 'sampler', which needs none."
+            f"the download from {url} is damaged or has changed: {what} has sha256 {found[:16]}, expected "
+            f"{expected[:16]}; {TRY_LATER}"
         )
 
 
 def fetch_poems(poets: list[Poet]) -> dict[str, list[Document]]:
     """The poems of each split."""
     url = address(POEMS_URL)
-    files = read_archive(download(url, INSTEAD), url, {poet.filed for poet in poets})
+    files = read_archive(download(url, f"and {TRY_LATER}"), url, {poet.filed for poet in poets})
     hashed = hashlib.sha256("\0".join(itertools.chain.from_iterable(files)).encode()).hexdigest()
-    check(f"the {len(files):,} poems of the listed poets", url, hashed, POEMS_SHA256)
+    check_download(f"the collection of {len(files):,} poems by the listed poets", url, hashed, POEMS_SHA256)
     poems, _ = clean_poems(files, {poet.filed: poet.name for poet in poets})
     split_of = {poet.name: poet.split for poet in poets}
     splits: dict[str, list[Document]] = {split: [] for split in SPLITS}
@@ -279,7 +270,7 @@ def fetch_poems(poets: list[Poet]) -> dict[str, list[Document]]:
 
 
 def read_archive(raw: bytes, url: str, filed: set[str]) -> list[tuple[str, str]]:
-    """The name and text of each file of the listed poets in the archive, by name: others do not change the hash.
+    """The name and text of each file of the listed poets, sorted by name. Other files do not change the hash.
 
     Raises:
         UserError: the archive is damaged.
@@ -295,15 +286,19 @@ def read_archive(raw: bytes, url: str, filed: set[str]) -> list[tuple[str, str]]
                         files[member.name.rsplit("/", 1)[1]] = text
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise UserError(
-            f"what {url} sent is damaged or has changed: it cannot be read as an archive of poems "
-            f"({in_one_line(error)}); try again later, or train on the corpus 'sampler', which needs none."
+            f"the download from {url} is damaged or has changed: it cannot be read as an archive of poems "
+            f"({in_one_line(error)}); {TRY_LATER}"
         ) from None
     return sorted(files.items())
 
 
 def separate(shelves: dict[str, dict[str, list[Document]]]) -> None:
-    """Take out of the training and test splits what stands in a held-out split before them, of whatever shelf."""
-    from training.data.overlap import find_shared  # it takes the corpora from the module that calls this one
+    """Remove leaks between splits, across all shelves.
+
+    A test document goes if it shares a passage with a validation split, and a training document if it shares one with
+    a validation or test split.
+    """
+    from training.data.overlap import find_shared  # here, since overlap imports corpora, which imports this module
 
     held_out = ""
     for split in ("validation", "test", "train"):
@@ -320,7 +315,7 @@ def separate(shelves: dict[str, dict[str, list[Document]]]) -> None:
 
 
 def write_shelf(name: str, splits: dict[str, list[Document]]) -> None:
-    """Write the shards of a shelf. Training documents are shuffled: a stream reads them in the order of the shards."""
+    """Write the shards of a shelf. Training documents are shuffled here, since a stream reads them in order."""
     folder = shelf_folder(name)
     train = sorted(splits["train"], key=lambda document: (document.author, document.title, document.text))
     random.Random(0).shuffle(train)

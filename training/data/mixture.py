@@ -1,9 +1,9 @@
-"""Several corpora read in proportions, document by document: `corpus: {baum: 3, tales: 1, verse: 0.5}` in a recipe.
+"""Several corpora with weights, mixed document by document: `corpus: {baum: 3, tales: 1, verse: 0.5}` in a recipe.
 
-An epoch reads each corpus as many times as its weight says; of a fraction it reads a random part. The documents of a
-shelf of the library are its chapters, tales and poems, read from the shards one by one, so that they are never in
-memory together. Any other text has no marks between documents: it is cut at blank lines into passages, so that it can
-be shuffled too, and these are not taken for ends of a text.
+An epoch reads each corpus as many times as its weight says; with a weight of 0.5, it reads a random half. The documents
+of a shelf of the library are its chapters, tales and poems; they are read from the shards one by one, so they are never
+all in memory. Any other text has no marks between documents. It is cut at blank lines into passages, so that it can be
+shuffled too, and no end token follows a passage.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from functools import cached_property
 from training.data.corpora import BETWEEN, load_corpus
 from training.data.library import SHELVES, SUBSETS, check_shelf, read_split, shelf_source
 
-PASSAGE = 4_000  # characters of a passage, at least
+PASSAGE = 4_000  # characters of a passage at least
 VOCABULARY_CHARACTERS = 10_000_000
 
 
@@ -24,8 +24,8 @@ VOCABULARY_CHARACTERS = 10_000_000
 class Part:
     """A corpus of a mixture.
 
-    `name` is what the recipe calls it, `weight` how many times an epoch reads it, and `read` gives the documents of its
-    training split. `whole` says whether these are whole texts, which an end token follows, or passages of one.
+    `name` is its name in the recipe, `weight` how many times an epoch reads it, and `read` yields the documents of its
+    training split. If `whole`, these are whole texts, each followed by an end token; otherwise passages of one text.
     """
 
     name: str
@@ -49,13 +49,13 @@ class Part:
         return (document for number, document in enumerate(self.read()) if number not in self.left_out)
 
     def figures(self) -> dict:
-        """What the record of a run keeps of it."""
+        """The fields that a run's record stores."""
         return {name: getattr(self, name) for name in ("name", "weight", "sha256", "characters")}
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """The corpora of a run, those of its last phase, and those that are held out besides."""
+    """The corpora of a run's main phase, those of its last phase, and others whose splits are held out too."""
 
     parts: tuple[Part, ...]
     final: tuple[Part, ...] = ()
@@ -79,7 +79,7 @@ class Mixture:
 
     @property
     def characters(self) -> int:
-        """The characters of all corpora, without those of a subset whose shelf is among them."""
+        """The characters of all corpora. A subset does not count if its shelf is among them."""
         names = {part.name for part in self.trained_on}
         return sum(part.characters for part in self.trained_on if SUBSETS.get(part.name) not in names)
 
@@ -93,18 +93,18 @@ class Mixture:
         return BETWEEN.join(part.validation for part in self.parts)
 
     def scored(self, characters: int | None) -> dict[str, str]:
-        """What is scored of each corpus: all of its validation split, or an equal share of so many characters."""
+        """The text to score of each corpus: its validation split, or an equal share of `characters` from its start."""
         share = None if characters is None else max(2, characters // len(self.parts))
         return {part.name: part.validation[:share] for part in self.parts}
 
     def sample(self) -> list[str]:
-        """What makes the tokenizer: documents drawn at random, in the proportions of the main phase."""
+        """The text to train the tokenizer on: random documents in the proportions of the main phase."""
         shares = [part.weight * sum(part.lengths) for part in self.parts]
         scale = min(1.0, VOCABULARY_CHARACTERS / sum(shares))
         return [text for part, share in zip(self.parts, shares, strict=True) for text in draw(part, int(scale * share))]
 
     def figures(self) -> dict:
-        """What the record of a run keeps of it."""
+        """The fields that a run's record stores."""
         return {
             "name": self.name,
             "source": "; ".join(dict.fromkeys(part.source for part in self.trained_on)),
@@ -118,9 +118,9 @@ class Mixture:
 
 
 def draw(part: Part, characters: int) -> list[str]:
-    """Documents of a corpus in a random order, always the same, until they have so many characters.
+    """Documents of a corpus in a fixed random order, until they add up to `characters`.
 
-    Where it has fewer, it is gone through again.
+    If the corpus has fewer characters, its documents are drawn again in another order.
     """
     numbers = [number for number in range(len(part.lengths)) if number not in part.left_out]
     chooser, order, drawn = random.Random(0), [], []
@@ -157,7 +157,7 @@ def load_mixture(
 
 
 def load_part(name: str, accept_changed: bool, column: str) -> Part:
-    """A corpus with weight 1."""
+    """Load a corpus, with weight 1."""
     if name in SHELVES or name in SUBSETS:
         check_shelf(name, accept_changed)
         return shelf_part(name)
@@ -178,7 +178,7 @@ def load_part(name: str, accept_changed: bool, column: str) -> Part:
 
 
 def shelf_part(name: str) -> Part:
-    """A shelf, with the figures that [`load_corpus`] would give it."""
+    """A shelf, with the same figures as from [`load_corpus`]."""
     held = {split: BETWEEN.join(d.text for d in read_split(name, split)) for split in ("validation", "test")}
     sha256, letters, lengths = hashlib.sha256(), set(held["validation"]), []
     for document in read_split(name, "train"):
@@ -202,7 +202,7 @@ def shelf_part(name: str) -> Part:
 
 
 def cut(text: str) -> Iterator[str]:
-    """A text in passages that end after blank lines, with these."""
+    """Cut a text into passages that end with blank lines; joined, they give the text."""
     begin = 0
     while begin < len(text):
         end = text.find(BETWEEN, begin + PASSAGE)

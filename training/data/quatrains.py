@@ -1,7 +1,7 @@
-"""Quatrains: four lines of five or of seven Chinese characters, asked for by name.
+"""Quatrains: four lines of five or seven Chinese characters, requested by the name of the form.
 
-A model learns what it is asked for from poems that carry the name of their form before their title: the corpus
-`quatrains` has those of `chinese-poems`, each in the split that it is in there.
+A model learns to follow such a request from poems that have the name of their form before their title. The corpus
+`quatrains` holds the quatrains of `chinese-poems` in this format, each in the same split as there.
 """
 
 import re
@@ -22,7 +22,7 @@ def form_of(poem: str) -> str | None:
 
 
 def label_quatrains(text: str) -> str:
-    """The quatrains among poems (a title and lines each, with an empty line between), each as it is to be asked for."""
+    """The quatrains of a text, each after its request. Poems are a title and lines, with a blank line between them."""
     labelled = []
     for poem in text.split("\n\n"):
         title, _, lines = poem.partition("\n")
@@ -32,5 +32,5 @@ def label_quatrains(text: str) -> str:
 
 
 def request(form: str, subject: str) -> str:
-    """How a quatrain is asked for: its form and title, on a line of their own."""
+    """The line that requests a quatrain: its form and its title."""
     return f"{form}：{subject}\n"

@@ -1,13 +1,13 @@
-"""Texts larger than memory: shards that are read, tokenised and cut into windows as the training asks for them.
+"""Texts larger than memory: shards that are read, tokenised and cut into windows while training runs.
 
 A recipe with `stream: true` names a folder or a glob of shards as its corpus. The shards are dealt out to *lanes*, and
-row `r` of a batch comes from lane `r % lanes`, whoever reads it. So 1, 2 or 4 processes see together the very same
-batches, each reads only the lanes of its own rows, and a run can go on with another number of processes. Memory holds
-one batch of documents a lane, or a section of a `.txt`, however long the stream is.
+row `r` of a batch comes from lane `r % lanes`, whichever process reads it. So 1, 2 or 4 processes together see the same
+batches, each reads only the lanes of its own rows, and a run can resume with another number of processes. Memory holds
+one batch of documents per lane, or a section of a `.txt`, however long the stream is.
 
-A row of a `.jsonl` or `.parquet` shard is a document, and so is a whole `.txt` shard; the end token follows each. A
-document has the ids that `encode_text` gives it. `.jsonl` can be compressed, as `.jsonl.gz` or `.jsonl.zst`. The
-shards are read in the order of their names, again and again: shuffle documents before they are put into shards.
+A row of a `.jsonl` or `.parquet` shard is a document, and so is a whole `.txt` shard; an end token follows each. A
+document gets the same ids as from `encode_text`. `.jsonl` can be compressed, as `.jsonl.gz` or `.jsonl.zst`. The shards
+are read in the order of their names, over and over: shuffle documents before you write them to shards.
 """
 
 import hashlib
@@ -25,25 +25,25 @@ from tokenizer import encode_batch, section_end
 from training.command import UserError, in_one_line
 
 READERS = {".txt": "text", ".jsonl": "json", ".jsonl.gz": "json", ".jsonl.zst": "json", ".parquet": "parquet"}
-ROWS = 256  # documents, or lines of a text, that are tokenised together
+ROWS = 256  # documents, or lines of a text, tokenised at once
 MOST_LANES = 8
 VOCABULARY_CHARACTERS = 4_000_000
 
 
 class StreamedCorpus:
-    """Shards, and what is taken from their beginning: the validation split, and the text that makes the tokenizer.
+    """Shards, and two texts from their beginning: the validation split, and the text to train the tokenizer on.
 
-    `validation` is never trained on; `train` is only the beginning of what is.
+    `validation` is never trained on; `train` is only the beginning of the training text.
 
     Raises:
-        UserError: there are no shards, they are of several kinds or cannot be read, or hold too little text.
+        UserError: there are no shards, they are of several kinds, cannot be read, or hold too little text.
     """
 
     def __init__(self, path: str, column: str, validation_characters: int):
         self.paths, self.column = find_shards(path), column
         self.name = self.paths[0].parent.name or Path(path).stem
         self.kind = kind_of(self.paths[0])
-        self.held_out: dict[int, int] = {}  # of a shard, how many of its first rows
+        self.held_out: dict[int, int] = {}  # shard -> how many of its first rows are held out
         validation = self.first_rows(validation_characters)
         if sum(len(text) for _, text in validation) < validation_characters:
             raise UserError(
@@ -56,7 +56,10 @@ class StreamedCorpus:
         self.validation = between.join(text for _, text in validation)
         self.train = between.join(text for _, text in self.first_rows(VOCABULARY_CHARACTERS))
         if not self.train:
-            raise UserError(f"the shards of '{path}' have no text besides what is held out; see --stream_validation.")
+            raise UserError(
+                f"the shards of '{path}' have no text left after the validation split; give more text or a smaller "
+                "--stream_validation."
+            )
 
     @property
     def size(self) -> str:
@@ -64,15 +67,15 @@ class StreamedCorpus:
 
     @property
     def sha256(self) -> str:
-        """A hash of the shards' names and sizes: the text itself is too long to be read for it."""
+        """A hash of the shards' names and sizes, since the text itself is too long to read for it."""
         return hashlib.sha256(repr([(path.name, path.stat().st_size) for path in self.paths]).encode()).hexdigest()
 
     def scored(self, characters: int | None) -> dict[str, str]:
-        """What is scored: the validation split, or so many characters at its beginning."""
+        """The text to score, by name: the validation split, or its first `characters`."""
         return {self.name: self.validation[:characters]}
 
     def figures(self) -> dict:
-        """What the record of a run keeps of it."""
+        """The fields that a run's record stores."""
         return {
             "name": self.name,
             "source": "a stream of the trainer's own",
@@ -83,7 +86,7 @@ class StreamedCorpus:
         }
 
     def first_rows(self, characters: int) -> list[tuple[int, str]]:
-        """Rows from the beginning, after what is held out, until they have so many characters; each with its shard."""
+        """The first rows that are not held out, each with its shard, until they add up to `characters`."""
         rows, found = [], 0
         for shard in range(len(self.paths)):
             for text in itertools.chain.from_iterable(self.read(shard, self.open(shard), new=True)):
@@ -94,8 +97,8 @@ class StreamedCorpus:
         return rows
 
     def open(self, shard: int):
-        """The rows of a shard as a `datasets.IterableDataset`, which can say where it is."""
-        import datasets  # takes a second, which a refused recipe should not wait for
+        """The rows of a shard as a `datasets.IterableDataset`, whose position can be saved and restored."""
+        import datasets  # the import takes a second, and a refused recipe should not wait for it
 
         reader, path = READERS[self.kind], str(self.paths[shard])
         options = {
@@ -105,12 +108,12 @@ class StreamedCorpus:
         }
         try:
             rows = datasets.load_dataset(reader, data_files=path, split="train", streaming=True, **options[reader])
-        except Exception as error:  # whatever a damaged file makes its reader raise
+        except Exception as error:  # each reader raises its own for a damaged file
             raise self.unreadable(shard, error) from error
         return rows.with_format("arrow")
 
     def read(self, shard: int, rows, new: bool) -> Iterator[list[str]]:
-        """Batches of the texts of an opened shard; where it is `new`, after those that are held out.
+        """Yield batches of the texts of an opened shard. If it is `new`, its held-out rows are skipped.
 
         Raises:
             UserError: the shard cannot be read, or has no such column of text.
@@ -121,7 +124,7 @@ class StreamedCorpus:
         while True:
             try:
                 texts = [text or "" for text in next(batches)[column].to_pylist()]
-                "".join(texts)  # refuses what is no text
+                "".join(texts)  # raises if one is not a string
             except StopIteration:
                 return
             except Exception as error:
@@ -134,82 +137,85 @@ class StreamedCorpus:
         column = "" if self.kind == ".txt" else f" with a column '{self.column}' of text"
         return UserError(
             f"shard {self.paths[shard]} cannot be read as {READERS[self.kind]}{column} ({in_one_line(error)[:200]}); "
-            f"mend or remove it{', or name the column by --text_column' if column else ''}."
+            f"repair or remove it{', or name the column with --text_column' if column else ''}."
         )
 
 
 def kind_of(shard: Path) -> str | None:
-    """The ending by which a shard is read, such as `.jsonl.gz`, if there is one."""
+    """The file ending that selects a shard's reader, such as `.jsonl.gz`, or `None` for an unknown one."""
     return next((kind for kind in READERS if shard.name.endswith(kind)), None)
 
 
 def find_shards(path: str) -> list[Path]:
-    """The shards in a folder or of a glob, in the order of their names; hidden files are none.
+    """The shards in a folder or of a glob, sorted by name, without hidden files.
 
     Raises:
-        UserError: there are none, they are of several kinds, or one is of a kind that cannot be read.
+        UserError: there are none, they are of several kinds, or one is of an unknown kind.
     """
     folder = Path(path)
     found = folder.iterdir() if folder.is_dir() else Path(folder.anchor).glob(str(folder.relative_to(folder.anchor)))
     shards = sorted(shard for shard in found if shard.is_file() and not shard.name.startswith("."))
     if unknown := [shard for shard in shards if kind_of(shard) is None]:
         raise UserError(
-            f"{unknown[0]} is not a shard that can be read ({', '.join(READERS)}); convert or remove it, or name the "
-            f"shards by a glob, such as '{unknown[0].parent}/*.jsonl'."
+            f"{unknown[0]} is not a shard that can be read ({', '.join(READERS)}); convert or remove it, or select "
+            f"the shards with a glob, such as '{unknown[0].parent}/*.jsonl'."
         )
     if not shards:
         raise UserError(
-            f"no shards are found at '{path}'; with stream: true, corpus is a folder or a glob of "
+            f"no shards were found at '{path}'; with stream: true, corpus is a folder or a glob of "
             f"{', '.join(READERS)} files, such as 'texts/*.jsonl'."
         )
     kinds = {kind_of(shard) for shard in shards}
     if ".jsonl.zst" in kinds and "zstd" not in available_compressions():
         raise UserError(f"{shards[0]} is compressed; to read .zst shards: pip install zstandard.")
     if len(kinds) > 1:
-        raise UserError(f"'{path}' has shards of several kinds ({', '.join(sorted(kinds))}); name one, as '*.jsonl'.")
+        raise UserError(
+            f"'{path}' has shards of several kinds ({', '.join(sorted(kinds))}); select one with a glob, such as "
+            "'*.jsonl'."
+        )
     return shards
 
 
-def count_lanes(asked: int | None, shards: int, batch_size: int, processes: int) -> int:
-    """How many lanes there are: as many as were asked for, or as many as fit, up to 8.
+def count_lanes(requested: int | None, shards: int, batch_size: int, processes: int) -> int:
+    """The number of lanes: as requested, or as many as fit, up to 8.
 
     Raises:
-        UserError: lanes, shards, batch and processes do not go together.
+        UserError: the numbers of lanes, shards, rows in a batch and processes do not fit together.
     """
     fitting = [n for n in range(1, min(MOST_LANES, shards) + 1) if batch_size % n == 0]
-    lanes = asked or fitting[-1]
+    lanes = requested or fitting[-1]
     if lanes > shards:
-        raise UserError(f"{lanes} stream_lanes need as many shards, and there are {shards}; give fewer lanes.")
+        raise UserError(f"{lanes} stream_lanes need as many shards, but there are {shards}; give fewer lanes.")
     if batch_size % lanes:
         raise UserError(f"batch_size ({batch_size}) must be a multiple of stream_lanes ({lanes}); change one of them.")
     if lanes % processes:
         raise UserError(
-            f"{lanes} lanes of the stream cannot be shared out among {processes} processes; make --stream_lanes a "
+            f"{lanes} lanes of the stream cannot be divided among {processes} processes; make --stream_lanes a "
             f"multiple of {processes} (there are {shards} shards, and batch_size is {batch_size})."
         )
     return lanes
 
 
 class Lane:
-    """Some of the shards as one endless row of windows."""
+    """Some of the shards, read as one endless sequence of windows."""
 
     def __init__(self, corpus: StreamedCorpus, shards: list[int], tokenizer: PreTrainedTokenizerBase):
         self.corpus, self.shards, self.tokenizer = corpus, shards, tokenizer
         self.end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
         self.turn, self.rows, self.position = 0, None, None
-        self.text = ""  # of a .txt shard, what was read and not yet encoded
-        self.left = encode_batch(tokenizer, [])  # tokens that were read and not yet given
+        self.text = ""  # text of a .txt shard that is read but not encoded yet
+        self.left = encode_batch(tokenizer, [])  # tokens that no window has had yet
         self.tokens = self.read()
 
     def take(self, length: int) -> np.ndarray:
-        """The next window, `(length,)`. Its last token is the first of the window after it."""
+        """The next window, `(length,)`. Its last token is also the first of the next one."""
         while len(self.left) < length:
             self.left = np.concatenate((self.left, next(self.tokens)))
         window, self.left = self.left[:length], self.left[length - 1 :]
         return window
 
     def read(self) -> Iterator[np.ndarray]:
-        """Tokens from the position on, a batch of documents at a time, from shard to shard and epoch to epoch."""
+        """Yield tokens from the current position on, a batch of documents at a time, without end."""
         lines = self.corpus.kind == ".txt"
         found = True
         while True:
@@ -223,7 +229,7 @@ class Lane:
                     yield encode_batch(self.tokenizer, texts, self.end)
                     continue
                 self.text += "".join(texts)
-                while (end := section_end(self.text)) < len(self.text):  # a section that ends here may go on
+                while (end := section_end(self.text)) < len(self.text):  # the last section may not be complete
                     section, self.text = self.text[:end], self.text[end:]
                     yield encode_batch(self.tokenizer, [section])
             rest, self.text = self.text, ""
@@ -233,7 +239,7 @@ class Lane:
             if self.turn % len(self.shards) == 0:
                 if not found:
                     names = ", ".join(str(self.corpus.paths[shard]) for shard in self.shards)
-                    raise UserError(f"there is nothing to train on in {names}; give fewer --stream_lanes or more text.")
+                    raise UserError(f"there is nothing to train on in {names}; use fewer --stream_lanes or more text.")
                 found = False
 
     def state_dict(self) -> dict:
@@ -246,16 +252,16 @@ class Lane:
 
 
 class Stream:
-    """The batches of a streamed corpus, in order. What it has read is part of a checkpoint.
+    """The batches of a streamed corpus, in order. Its position is part of a checkpoint.
 
     Args:
         context: tokens that the model sees at once.
-        batch_size: windows in a step, over all processes and accumulated parts.
-        lanes: rows of shards that are read side by side; as many as fit by default.
-        process, processes: which of the processes this is.
+        batch_size: windows in a step, over all processes and micro-batches.
+        lanes: how many sequences of shards are read side by side; by default as many as fit.
+        process, processes: the number of this process, and how many there are.
 
     Raises:
-        UserError: what [`count_lanes`] refuses.
+        UserError: as [`count_lanes`].
     """
 
     def __init__(
@@ -275,9 +281,9 @@ class Stream:
         self.lanes = {lane: Lane(corpus, list(shards[lane :: self.count]), tokenizer) for lane in own}
 
     def at(self, step: int) -> dict[str, torch.Tensor]:
-        """A step's inputs of the model, `(batch_size, context)` each. Rows that other processes read are zeros.
+        """The model's inputs for a step, `(batch_size, context)` each. Rows that other processes read are zeros.
 
-        Steps come in order: to go to another one, load the state of its checkpoint.
+        Steps must come in order: to go to another one, load the state of its checkpoint.
         """
         assert step == self.step, f"the stream is at step {self.step}, not at {step}"
         windows = np.zeros((self.batch_size, self.context + 1), dtype=np.int64)
@@ -290,7 +296,7 @@ class Stream:
         return {"input_ids": windows[:, :-1].contiguous(), "labels": targets, "shift_labels": targets}
 
     def state_dict(self) -> dict:
-        """The step and the state of all lanes, those of other processes too: all have to call this together."""
+        """The step and the state of all lanes, including other processes': all must call this together."""
         states = gather_object([{lane: reader.state_dict() for lane, reader in self.lanes.items()}])
         return {"step": self.step, "lanes": {lane: state for part in states for lane, state in part.items()}}
 

@@ -1,9 +1,10 @@
-"""The works that corpora are made of: where each is fetched from, how it is cleaned, and the hash of what comes out.
+"""The works that corpora are made of: where each is fetched from, how it is cleaned, and the hash of the result.
 
-All are in the public domain. A work that is missing is downloaded once; `OZYMANDIAS_MIRROR` names another address that
-has the same paths, as `MIRROR/HOST/PATH`.
+All are in the public domain. A missing work is downloaded once. `OZYMANDIAS_MIRROR` names another address that serves
+the same paths, as `MIRROR/HOST/PATH`.
 """
 
+import contextlib
 import io
 import json
 import os
@@ -11,7 +12,7 @@ import re
 import tarfile
 import urllib.request
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -30,8 +31,8 @@ LICENCE = "public domain"
 class Work:
     """A work in the public domain.
 
-    `clean` makes the text of what `url` holds, `sha256` is of this text (another edition has another one), and `file`
-    is its name in a folder of corpora.
+    `clean` turns the download from `url` into the text, `sha256` is the hash of that text, and `file` is its path in
+    the folder of corpora.
     """
 
     title: str
@@ -47,11 +48,11 @@ def gutenberg(number: int, begins: str, ends: str = END_MARK) -> dict:
 
     Args:
         begins: how the text itself begins, after the title page and prefaces.
-        ends: what follows its last line, where there is something.
+        ends: what follows its last line.
     """
 
     def clean(raw: bytes) -> str:
-        # What is not found is not cut: the text then has another hash, which is told.
+        # A mark that is not found is skipped: the text then has another hash, which the caller reports.
         text = raw.decode("utf-8-sig").replace("\r\n", "\n")
         if START_MARK in text:
             text = text[text.index("\n", text.index(START_MARK)) :]
@@ -70,7 +71,7 @@ def gutenberg(number: int, begins: str, ends: str = END_MARK) -> dict:
 
 
 def nltk(name: str) -> dict:
-    """A book of the selection from Project Gutenberg that comes with NLTK, which is one archive in Latin-1."""
+    """A book of NLTK's selection from Project Gutenberg, which is one archive in Latin-1."""
 
     def clean(raw: bytes) -> str:
         with zipfile.ZipFile(io.BytesIO(raw)) as archive:
@@ -85,7 +86,7 @@ def nltk(name: str) -> dict:
 
 
 def nn_learn(file: str) -> dict:
-    """A Chinese classic as a tutorial trains on it, in simplified characters already."""
+    """A Chinese classic from a tutorial's repository, already in simplified characters."""
     commit = "dad0f2bfad1b6e448d701dbf0e4aa8054b4a8e93"
     return {
         "source": f"GitHub Wayne82/nn-learn, data/{file}",
@@ -95,9 +96,9 @@ def nn_learn(file: str) -> dict:
 
 
 def chinese_poetry() -> dict:
-    """The poems of Tang and Song, a title and lines each, in simplified characters."""
+    """The poems of Tang and Song, each a title and its lines, in simplified characters."""
     commit = "99ebbef7e1345c0985c44b9fd96a3f9e776f117b"
-    # What versions of OpenCC convert in different ways, as the first of them did.
+    # Characters that versions of OpenCC convert differently; these are the results of the first version.
     fixed = str.maketrans("逕甯甦", "迳宁苏") | {ord(c): c for c in "遶谿幷拚貍擡劄舖袷扞牴箚搧\uf92c"}
 
     def clean(raw: bytes) -> str:
@@ -105,7 +106,7 @@ def chinese_poetry() -> dict:
             import opencc
         except ImportError:
             raise UserError(
-                "chinese-poems are made of texts in traditional characters, which OpenCC converts; "
+                "the corpus chinese-poems is converted from traditional characters by OpenCC; "
                 "install it: pip install opencc"
             ) from None
         poems = []
@@ -117,7 +118,7 @@ def chinese_poetry() -> dict:
         text = "".join(
             f"{poem['title']}\n{chr(10).join(poem['paragraphs']).rstrip()}\n\n" for poem in poems if poem["paragraphs"]
         )
-        # Each character by itself: what it becomes in a phrase differs between versions.
+        # One character at a time: versions differ in how they convert phrases.
         convert = opencc.OpenCC("t2s").convert
         return text.translate({ord(c): convert(c) for c in set(text)} | fixed)
 
@@ -225,44 +226,69 @@ COLLECTIONS = {"poetry": ("dickinson", "sonnets"), "classics": tuple(CLASSICS)}
 
 
 def cache_folder() -> Path:
-    """Where what was fetched or computed is kept for the next time."""
+    """The folder of everything that is downloaded or computed once."""
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ozymandias"
 
 
 def address(url: str) -> str:
-    """Where an address is fetched from: the mirror, if there is one."""
+    """The address to fetch from: the same path on the mirror, if there is one."""
     mirror = os.environ.get("OZYMANDIAS_MIRROR")
     return f"{mirror}/{url.removeprefix('https://')}" if mirror else url
 
 
 def fetch(work: Work, folder: Path, instead: str) -> None:
-    """Download what a work is made from, and put the text of every work that is made from it into `folder`.
+    """Download an archive or text, and write every work that is made from it into `folder`.
 
-    Processes that call this at the same time wait for the first of them, and find what it has written.
+    If several processes call this at once, the first does the work and the others find its files.
 
     Raises:
-        UserError: it cannot be had; `instead` says what else to do.
+        UserError: the download or the writing fails; `instead` says what else to do.
+    """
+    with fill_once(folder, work.title):
+        if (folder / work.file).exists():
+            return
+        url = address(work.url)
+        print(f"fetching {work.title} from {url}")
+        raw = download(url, instead)
+        for other in WORKS.values():
+            if other.url == work.url:
+                write_text(folder / other.file, clean(other, raw, url, instead))
+
+
+@contextlib.contextmanager
+def fill_once(folder: Path, what: str) -> Iterator[None]:
+    """Create `folder` and lock it, so that one process fills it while others wait.
+
+    Raises:
+        UserError: something cannot be written there; `what` names it.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / "fetch.lock"):
-            if (folder / work.file).exists():
-                return
-            url = address(work.url)
-            print(f"fetching {work.title} from {url}")
-            raw = download(url, instead)
-            for other in WORKS.values():
-                if other.url == work.url:
-                    write_text(folder / other.file, clean(other, raw, url, instead))
+            yield
     except OSError as error:
         raise UserError(
-            f"{work.title} could not be written to {folder} ({error.strerror}); free some space, or name another "
-            "folder for the cache by XDG_CACHE_HOME."
+            f"{what} could not be written to {folder} ({error.strerror}); free some space, or set XDG_CACHE_HOME to "
+            "put the cache into another folder."
         ) from None
 
 
+def check_unchanged(name: str, found: str, expected: str, place: Path) -> None:
+    """Compare the hash of a corpus with that of the registry.
+
+    Raises:
+        UserError: they differ.
+    """
+    if found != expected:
+        raise UserError(
+            f"corpus '{name}' differs from the text that this project's figures were measured on (sha256 {found[:16]}, "
+            f"expected {expected[:16]}); remove {place} to fetch it again, or use it as it is: "
+            "--accept_changed_corpus true."
+        )
+
+
 def download(url: str, instead: str, bar: bool = True) -> bytes:
-    """The bytes behind an address, with a progress bar where they take longer than a second, unless `bar` is false."""
+    """The bytes at an address. A progress bar shows after a second, unless `bar` is false."""
     request = urllib.request.Request(url, headers={"User-Agent": "ozymandias (github; one file, cached)"})
     try:
         with urllib.request.urlopen(request, timeout=60) as response:
@@ -274,7 +300,7 @@ def download(url: str, instead: str, bar: bool = True) -> bytes:
                     parts.append(part)
                     shown.update(len(part))
             raw = b"".join(parts)
-            if size and len(raw) < int(size):  # `read` with a length says nothing of it
+            if size and len(raw) < int(size):  # `read` with a length does not raise here
                 raise OSError(f"the connection broke off after {len(raw):,} of {int(size):,} bytes")
             return raw
     except (OSError, HTTPException, ValueError) as error:
@@ -282,13 +308,13 @@ def download(url: str, instead: str, bar: bool = True) -> bytes:
 
 
 def clean(work: Work, raw: bytes, url: str, instead: str) -> str:
-    """The text of a work, made from what was downloaded."""
+    """The text of a work, made from the download."""
     try:
         return work.clean(raw)
     except UserError:
         raise
-    except Exception as error:  # archives, compression, JSON and encodings each have their own for damaged bytes
+    except Exception as error:  # archives, compression, JSON and encodings each raise their own for damaged bytes
         raise UserError(
-            f"what {url} sent is damaged or has changed: {work.title} cannot be made from it ({in_one_line(error)}); "
-            f"try again later, {instead}"
+            f"the download from {url} is damaged or has changed: {work.title} cannot be made from it "
+            f"({in_one_line(error)}); try again later, {instead}"
         ) from None

@@ -31,7 +31,7 @@ def test_each_lever_of_learning_changes_the_loss(lever, base):
     assert 1e-6 < abs(last_loss(lever) - base) < 3.0
 
 
-# What a compiler makes is tested in tests/training/test_kernels.py.
+# What a compiler makes is tested in tests/training/engine/test_kernels.py.
 EXACT = [lever for lever in SPEED[1:] if lever.name not in ("the model compiled", "no Muon")]
 
 

@@ -1,4 +1,4 @@
-"""Books and poems are cleaned of what their authors did not write, and nothing else changes."""
+"""Cleaning removes from books and poems what their authors did not write, and changes nothing else."""
 
 from collections import Counter
 
@@ -76,7 +76,7 @@ def test_marks_are_left_out(written, read):
     assert read in book(chapter("I", "The Heron") + "\n" + written + "\n\n" + PROSE)
 
 
-def test_numbers_of_pages_go_and_those_of_chapters_stay():
+def test_page_numbers_are_removed_and_chapter_numbers_stay():
     pages = "\n".join(f"{PROSE}\n\n\n{number}\n" for number in range(1, 80))
     assert "\n79\n" not in book(chapter("I", "The Heron") + pages)
     few = "".join(f"\n\n\n\n{number}\n\n\nHow It Went\n\n" + "\n".join([PROSE] * 3) for number in (1, 2))
@@ -91,15 +91,15 @@ def test_numbers_of_pages_go_and_those_of_chapters_stay():
         "\n\nFOOTNOTES:\n\n[1] A bird.\n",
     ],
 )
-def test_what_stands_behind_the_end_is_left_out(end):
+def test_text_after_the_end_is_left_out(end):
     assert book(chapter("I", "H") + chapter("II", "R") + chapter("III", "S") + end).endswith("never moved at all.")
 
 
-def test_a_chapter_called_the_end_is_no_end():
+def test_a_chapter_called_the_end_does_not_end_the_book():
     text = book(
         "".join(chapter(n, "T") for n in ("I", "II", "III", "IV", "V", "VI")) + chapter("VII", "THE END", PROSE)
     )
-    assert "THE END" not in text  # its heading goes
+    assert "THE END" not in text  # its heading is removed
     assert text.count("The old woman") == 21
 
 
@@ -127,8 +127,8 @@ WORDS = Counter({"don't": 9, "loved": 40, "beloved": 40, "dark": 90, "god": 90, 
 @pytest.mark.parametrize(
     ("lost", "mended"),
     [
-        ("Thou'rt belov?d, he's wing?d", "Thou'rt belovèd, he's wingèd"),  # apostrophes are not lost here
-        ("God?s love, he lov?d", "God's love, he lov'd"),  # they are
+        ("Thou'rt belov?d, he's wing?d", "Thou'rt belovèd, he's wingèd"),  # this poem still has its apostrophes
+        ("God?s love, he lov?d", "God's love, he lov'd"),  # this one has lost them
         ("I don?t", "I don't"),
         ("?Twas love", "'Twas love"),
         ("the dark?god", "the dark--god"),
@@ -138,7 +138,7 @@ WORDS = Counter({"don't": 9, "loved": 40, "beloved": 40, "dark": 90, "god": 90, 
         ("from C?sar to the f?te", "from Cæsar to the fête"),
     ],
 )
-def test_lost_characters_are_put_back(lost, mended):
+def test_lost_characters_are_restored(lost, mended):
     lost = lost.replace("?", "\ufffd")
     assert mend(lost, WORDS, straight="'" in lost) == mended
 
@@ -153,7 +153,7 @@ def poem(title: str, body: str, author: str = "A. Poet") -> tuple[str, str]:
     return title, f"---\nauthor: {author}\ntitle: {title}\n---\n{body}"
 
 
-def test_poems_that_stand_twice_prose_and_other_poets_are_left_out():
+def test_duplicates_prose_and_other_poets_are_left_out():
     lines = [
         f"The {bird} of the {place} goes over the water alone,"
         for bird in ("heron", "stork", "crane", "rail")

@@ -86,8 +86,8 @@ def test_folder_of_texts_is_one_corpus(tmp_path):
     assert (corpus.name, corpus.text) == (tmp_path.name, "first\n\nsecond\n\nthird")
 
 
-def test_dataset_of_the_hub_is_fetched_and_has_a_column(tmp_path):
-    """From a Hub on loopback, by a fresh process, since `datasets` looks for the Hub's address when it is imported."""
+def test_a_dataset_on_the_hub_is_fetched_and_its_column_read(tmp_path):
+    """From a Hub on loopback, in a fresh process, since `datasets` reads the Hub's address when it is imported."""
     program = """
 from training.command import UserError
 from training.data.corpora import load_corpus
@@ -105,7 +105,7 @@ except UserError as error:
         said = run("-c", program, HF_ENDPOINT=hub.endpoint, HF_HUB_OFFLINE=0, HF_HOME=tmp_path).stdout
     text, refusal = said.splitlines()
     assert text == repr("first\n\nsecond")
-    assert "the dataset user/poems has no column 'text' but poem, id; give --text_column" in refusal
+    assert "the dataset user/poems has no column 'text', only poem, id; give --text_column" in refusal
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ except UserError as error:
         ("Verlorene Mühe".encode("latin-1"), ["not UTF-8", "iconv"]),
     ],
 )
-def test_file_that_is_no_text_is_refused(tmp_path, content, words):
+def test_a_file_that_is_not_text_is_refused(tmp_path, content, words):
     path = tmp_path / "mine.txt"
     path.write_bytes(content)
     with pytest.raises(UserError) as refusal:
@@ -126,12 +126,12 @@ def test_file_that_is_no_text_is_refused(tmp_path, content, words):
     assert all(word in str(refusal.value) for word in [*words, "mine.txt"]), str(refusal.value)
 
 
-def test_missing_corpus_names_the_known(tmp_path):
+def test_an_unknown_corpus_is_answered_with_the_known_ones(tmp_path):
     with pytest.raises(UserError, match="sampler, oz"):
         load_corpus(str(tmp_path / "nothing.txt"))
     with pytest.raises(UserError, match="a folder without"):
         load_corpus(str(tmp_path))
-    with pytest.raises(UserError, match=r"neither a file nor a dataset of the Hub.*check the dataset's name"):
+    with pytest.raises(UserError, match=r"nor a dataset that can be loaded from the Hub.*check the dataset's name"):
         load_corpus("someone/nothing")
 
 
@@ -143,7 +143,7 @@ def test_own_text_is_read_as_it_is(tmp_path):
     assert corpus.sha256 == hashlib.sha256(text.encode()).hexdigest()
 
 
-def test_folder_without_the_text_is_told(tmp_path, monkeypatch):
+def test_a_folder_without_the_text_is_reported(tmp_path, monkeypatch):
     monkeypatch.setenv("OZYMANDIAS_CORPORA", str(tmp_path))
     with pytest.raises(UserError, match=r"oz\.txt"):
         load_corpus("oz")

@@ -1,4 +1,4 @@
-"""The shelves of the library, on a small mirror of two books and a few poems, and once on the real one."""
+"""The shelves of the library, from a small mirror of a few books and poems, and once from the real one."""
 
 import hashlib
 import io
@@ -70,7 +70,7 @@ POEMS = {f"{author} {bird}": poem(author, bird) for (split, author), bird in zip
 
 
 def describe(poems_sha256: str, sha256s: dict[str, str]) -> None:
-    """Make the library's lists those of the small mirror."""
+    """Replace the library's lists by those of the small mirror."""
     books = [
         Book(shelf, split, path.replace("tale", f"{shelf} tale"), sha256s[f"{shelf} {split}"], "", "")
         for shelf in ("baum", "tales")
@@ -140,7 +140,7 @@ def test_shelves_load_as_corpora_with_three_splits(mirror):
     assert load_corpus("baum+sampler", accept_changed=True).test is None
 
 
-def test_another_text_than_the_registrys_is_refused(mirror):
+def test_a_shelf_that_differs_from_the_registry_is_refused(mirror):
     with pytest.raises(UserError, match=r"corpus 'verse' differs .* remove .*library to fetch it again"):
         load_corpus("verse")
 
@@ -162,7 +162,7 @@ def test_the_same_shelves_are_made_again(mirror, tmp_path, monkeypatch):
     assert {name: [digest(read_split(name, split)) for split in SPLITS] for name in SHELVES} == first
 
 
-def test_what_a_held_out_split_tells_is_not_trained_on():
+def test_text_of_a_held_out_split_is_not_trained_on():
     shared = " and this is told again in quite another book, word for word"
     documents = {
         bird: library.Document(f"The {bird} went home" + shared * (bird != "rail"), "T", "A") for bird in NAMES
@@ -217,9 +217,9 @@ def missing_book(mirror: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "sentence"),
     [
-        (truncated, r"what file://\S+ sent is damaged or has changed: it cannot be read as an archive"),
-        (not_an_archive, r"what file://\S+ sent is damaged or has changed: it cannot be read as an archive"),
-        (changed_poem, r"the 3 poems of the listed poets has sha256 \w{16}, expected \w{16}; try again"),
+        (truncated, r"the download from file://\S+ is damaged or has changed: it cannot be read as an archive"),
+        (not_an_archive, r"the download from file://\S+ is damaged or has changed: it cannot be read as an archive"),
+        (changed_poem, r"the collection of 3 poems by the listed poets has sha256 \w{16}, expected \w{16}; try again"),
         (changed_book, r"the book 'train baum tale' has sha256 \w{16}, expected \w{16}; try again"),
         (missing_book, r"file://\S+ could not be fetched .*; check the network, and try again"),
     ],
@@ -247,7 +247,7 @@ def test_other_poems_in_the_archive_do_not_matter(mirror):
     assert is_there("verse")
 
 
-def test_a_damaged_shard_is_told(mirror):
+def test_a_damaged_shard_is_reported(mirror):
     library.fetch_library()
     shard = library.shelf_folder("verse") / "test.jsonl"
     shard.write_text(shard.read_text()[:-20] + "\n")

@@ -1,4 +1,4 @@
-"""Mixtures of corpora: what an epoch reads, in which order, and what must not be in it."""
+"""Mixtures of corpora: what an epoch reads, in which order, and what it must leave out."""
 
 import json
 from collections import Counter
@@ -36,7 +36,7 @@ def epoch(laid: Documents, number: int) -> list[int]:
     return laid.read(number, 0, len(laid)).tolist()
 
 
-def test_an_epoch_has_each_document_whole_as_often_as_its_weight():
+def test_an_epoch_has_each_whole_document_as_often_as_its_weight():
     laid = documents(3, 1)
     for number in range(2):
         tokens = epoch(laid, number)
@@ -47,7 +47,7 @@ def test_an_epoch_has_each_document_whole_as_often_as_its_weight():
     assert epoch(laid, 0) != epoch(laid, 1)
 
 
-def test_of_a_fraction_a_random_part_is_read_and_all_epochs_are_equally_long():
+def test_a_fractional_weight_reads_a_random_part_and_all_epochs_are_equally_long():
     laid, whole = documents(1.5, 0.25), documents(1)
     assert len(laid) == int(1.5 * len(whole)) + int(0.25 * len(whole))
     read = [Counter(epoch(laid, number)) for number in range(30)]
@@ -64,14 +64,14 @@ def test_passages_of_a_text_have_no_end_token():
     assert END not in epoch(documents(2, 0.5, whole=False), 0)
 
 
-def test_a_part_of_an_epoch_is_what_the_whole_has_there():
+def test_reading_part_of_an_epoch_gives_a_slice_of_the_whole():
     laid = documents(1, 2.5)
     whole = epoch(laid, 4)
     for begin, length in ((0, 1), (17, 40), (len(whole) - 3, 3)):
         assert laid.read(4, begin, length).tolist() == whole[begin : begin + length]
 
 
-def test_windows_are_a_function_of_step_and_seed_alone():
+def test_windows_depend_only_on_step_and_seed():
     def batches(seed: int) -> NextToken:
         return NextToken(build_character_tokenizer("a"), documents(1.5, 1, seed=seed), 8, 5, seed)
 
@@ -94,7 +94,7 @@ def test_the_last_phase_begins_at_its_step():
 
 @pytest.fixture
 def shelves(tmp_path, monkeypatch):
-    """A library of three small shelves, made already; every poem is 30 to 40 characters of its own."""
+    """A prepared library of three small shelves; every document has 30 to 40 characters of its own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(library, "fetch_library", lambda: None)
     monkeypatch.setattr(library, "list_poets", lambda: [library.Poet("train", "verse 3", "verse 3", "classic")])
@@ -115,7 +115,7 @@ def mixed(weights: dict, final: dict | None = None, held_out: list | None = None
     return load_mixture(weights, final or {}, held_out or [], accept_changed=True)
 
 
-def test_a_shelf_is_the_same_corpus_as_outside_of_a_mixture(shelves):
+def test_a_shelf_is_the_same_corpus_inside_and_outside_a_mixture(shelves):
     (part,) = mixed({"tales": 2}).parts
     corpus = load_corpus("tales", accept_changed=True)
     assert (part.sha256, part.characters, part.source) == (corpus.sha256, len(corpus.text), corpus.source)
@@ -157,7 +157,7 @@ def test_name_figures_and_scored_parts(shelves):
 def test_the_tokenizers_sample_has_the_proportions_and_is_bounded(shelves, monkeypatch):
     both = mixed({"baum": 3, "verse": 0.5})
     counts = Counter(text.split()[0] for text in both.sample())
-    assert counts["baum"] == pytest.approx(120, abs=3)  # three times all, as the mixture is small
+    assert counts["baum"] == pytest.approx(120, abs=3)  # all of it three times, since the mixture is small
     assert counts["verse"] == pytest.approx(20, abs=3)
     monkeypatch.setattr(mixture, "VOCABULARY_CHARACTERS", 1000)
     sample = both.sample()
@@ -184,7 +184,7 @@ def test_documents_are_encoded_once_with_an_end_after_each(shelves, monkeypatch)
     assert torch.equal(stored_documents(tokenizer, part).long(), ids.long())
 
 
-def test_few_known_words_give_the_same_ids(shelves, monkeypatch):
+def test_a_small_cache_of_words_gives_the_same_ids(shelves, monkeypatch):
     (part,) = mixed({"verse": 1}).parts
     tokenizer = build_bpe_tokenizer(list(part.documents()), 300)
     many = np.concatenate(list(encode_documents(tokenizer, part)))
@@ -235,7 +235,7 @@ def test_a_mixture_that_trains_on_held_out_text_is_refused_or_cleaned(shelves, t
     Run(tiny(), tmp_path / "run")  # without it nothing is shared
 
 
-def test_a_run_records_its_corpora_and_each_ones_loss_and_a_later_stage_knows_them(shelves, tmp_path):
+def test_a_run_records_its_corpora_and_their_losses_and_a_later_stage_knows_them(shelves, tmp_path):
     recipe = tiny(final_corpus={"tales": 1}, final_share=0.4, validation_characters=60, held_out=["sampler"])
     train(recipe, tmp_path / "run")
     record = json.loads((tmp_path / "run" / "run.json").read_text())
@@ -255,7 +255,7 @@ def test_a_run_records_its_corpora_and_each_ones_loss_and_a_later_stage_knows_th
     assert all("validation_loss_baum" in line for line in lines if "validation_loss" in line)
 
 
-def test_a_run_that_was_stopped_goes_on_in_its_last_phase_as_if_unbroken(shelves, tmp_path, monkeypatch):
+def test_a_run_resumes_in_its_last_phase_as_if_unbroken(shelves, tmp_path, monkeypatch):
     recipe = tiny(final_corpus={"tales": 1, "baum": 0.5}, final_share=0.4)
 
     def losses(name: str) -> list[float]:
@@ -298,7 +298,7 @@ def test_wrong_mixtures_are_refused(fields, words):
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
-def test_weights_on_the_command_line_and_names_that_are_no_corpora():
+def test_weights_on_the_command_line_and_unknown_names():
     recipe = load_recipe("smoke", [("corpus", "{oz: 1, quatrains: 3}"), ("final_corpus", "{oz: 0.5}")])
     assert (recipe.corpus, recipe.final_corpus) == ({"oz": 1, "quatrains": 3}, {"oz": 0.5})
     check_inputs(recipe)

@@ -36,14 +36,14 @@ def test_shared_passages_are_found_to_the_character(passage):
     assert train[begin:end] == passage
 
 
-def test_what_is_shorter_than_a_passage_is_not_shared():
+def test_text_shorter_than_a_passage_is_not_shared():
     assert find_shared(words(1) + PASSAGE[:47] + words(2), words(3) + PASSAGE[:47] + words(4)) == []
     assert len(find_shared(words(1) + PASSAGE[:48] + words(2), words(3) + PASSAGE[:48] + words(4))) == 1
     assert find_shared("short", words(1)) == find_shared(words(1), "") == []
 
 
-def test_long_texts_are_looked_through_in_parts(monkeypatch):
-    monkeypatch.setattr("training.data.overlap.PART", 100)
+def test_long_texts_are_searched_in_chunks(monkeypatch):
+    monkeypatch.setattr("training.data.overlap.CHUNK", 100)
     text = words(1) + PASSAGE + words(2)
     ((begin, end),) = find_shared(text, words(3) + PASSAGE)
     assert text[begin:end] == PASSAGE
@@ -60,7 +60,7 @@ def corpus(name: str, *texts: str) -> Corpus:
     return Corpus(name, texts)
 
 
-def test_a_text_that_repeats_itself_is_told_and_others_are_refused(capsys):
+def test_a_text_that_repeats_itself_is_reported_and_several_that_share_text_are_refused(capsys):
     own = f"{PASSAGE} {words(1, 2000)} {PASSAGE}"
     found, earlier = check_run(Recipe(), corpus("own", own), say=print)
     assert (found.train, earlier) == (corpus("own", own).train, [])
@@ -92,8 +92,8 @@ def test_fine_tuning_on_what_the_checkpoint_has_seen_is_refused(tmp_path, capsys
     assert "is not available here for comparison" in capsys.readouterr().out
 
 
-def test_a_run_that_goes_on_is_not_looked_through_again(tmp_path, capsys):
-    """It says nothing of shared passages then, but leaves the same out, and its lineage is the same."""
+def test_a_resumed_run_is_not_searched_again(tmp_path, capsys):
+    """It reports no shared passages then, but leaves out the same ones and keeps its lineage."""
     mine, fine = tmp_path / "mine.txt", tmp_path / "fine"
     mine.write_text(f"{PASSAGE} {words(1)}\n\n{words(2, 2000)} {PASSAGE}", encoding="utf-8")
     fields = {"steps": 2, "checkpoint_every": 1, "log_every": 1, "sample_length": 1, "batch_size": 2, "context": 16}
@@ -103,7 +103,7 @@ def test_a_run_that_goes_on_is_not_looked_through_again(tmp_path, capsys):
     recipe = small(**fields, corpus=mine, start_from=tmp_path / "base" / "best", remove_overlap="true", model="{}")
 
     def go_on(**options) -> tuple[str, list, list]:
-        """What the run says, what it was trained on before, and its losses."""
+        """What the run prints, its earlier stages, and its losses."""
         capsys.readouterr()
         train(recipe, fine, **options)
         lines = [json.loads(line) for line in (fine / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -125,7 +125,7 @@ def test_a_run_that_goes_on_is_not_looked_through_again(tmp_path, capsys):
     assert "shares no passage" in go_on(overwrite=True)[0]
 
 
-def test_lineage_grows_by_every_stage(tmp_path):
+def test_the_lineage_grows_with_every_stage(tmp_path):
     before = {"name": "classics", "sha256": "01"}
     record = {"recipe": {"corpus": "oz"}, "corpus": {"sha256": "02"}, "trained_on_before": [before]}
     (tmp_path / "run.json").write_text(json.dumps(record), encoding="utf-8")
@@ -135,7 +135,7 @@ def test_lineage_grows_by_every_stage(tmp_path):
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """A Hub on loopback with one checkpoint that has a run record, and one that has none."""
+    """A Hub on loopback, with one checkpoint that has a run record and two that have none."""
     with HubServer() as server:
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.endpoint)
@@ -153,7 +153,7 @@ def hub(tmp_path, monkeypatch):
         yield server
 
 
-def test_what_a_checkpoint_of_the_hub_has_read_is_looked_up_there(hub):
+def test_the_lineage_of_a_checkpoint_on_the_hub_is_read_from_there(hub):
     assert trained_on("user/recorded") == [{"name": "oz", "sha256": "02"}]
     asked = len(hub.requests)
     assert trained_on("user/recorded") == [{"name": "oz", "sha256": "02"}]  # from the cache
@@ -161,15 +161,15 @@ def test_what_a_checkpoint_of_the_hub_has_read_is_looked_up_there(hub):
 
 
 @pytest.mark.parametrize("place", ["hub", "folder"])
-def test_a_checkpoint_of_which_nothing_is_known_is_told_and_recorded(hub, tmp_path, place, capsys):
-    """As GPT-2 from the Hub, or converted into a folder: that no stage was found is no proof that there was none."""
+def test_a_checkpoint_of_unknown_origin_is_reported_and_recorded(hub, tmp_path, place, capsys):
+    """Such as GPT-2 from the Hub, or converted into a folder: no record of a stage does not mean there was none."""
     (tmp_path / "converted").mkdir()
     start = "user/gpt2" if place == "hub" else str(tmp_path / "converted")
     text = corpus("mine", words(3, 2000))
     _, earlier = check_run(Recipe(start_from=start), text, say=print)
     assert earlier == [{"name": None, "sha256": None, "checkpoint": start}]
     assert f"it is not known what {start} was trained on" in capsys.readouterr().out
-    # It stays known as unknown in what is trained from that, also from a record that was written before.
+    # Models trained from it keep the entry, even if their record was written before such entries existed.
     for before in ({"trained_on_before": earlier}, {"trained_on_before": []}):
         run = {"recipe": {"corpus": "mine", "start_from": start}, "corpus": {"sha256": "03"}, **before}
         (tmp_path / "run").mkdir(exist_ok=True)
@@ -177,7 +177,7 @@ def test_a_checkpoint_of_which_nothing_is_known_is_told_and_recorded(hub, tmp_pa
         assert trained_on(str(tmp_path / "run")) == [*earlier, {"name": "mine", "sha256": "03"}]
 
 
-def test_a_stream_is_compared_with_what_its_checkpoint_has_read(tmp_path, capsys):
+def test_a_stream_is_compared_with_the_training_text_of_its_checkpoint(tmp_path, capsys):
     for shard in range(2):
         (tmp_path / f"{shard}.txt").write_text(f"{words(shard, 2000)}\n" * 2, encoding="utf-8")
     recipe = Recipe(corpus=str(tmp_path), stream=True, stream_validation=100, start_from="user/nothing")
@@ -237,11 +237,11 @@ def test_no_corpus_trains_on_what_another_is_scored_on(corpora, large, small):
 
 @pytest.mark.corpora
 @pytest.mark.slow
-def test_poems_that_stand_twice_are_left_out(corpora):
+def test_duplicate_poems_are_left_out(corpora):
     poems = Corpus("poems", (load_corpus("chinese-poems").text[-4_000_000:],))
-    told = []
-    check_run(Recipe(), poems, say=told.append)
-    assert "the loss flatters" in told[-1]
-    left, _ = check_run(Recipe(remove_overlap=True), poems, say=told.append)
-    assert "shares no passage" in told[-1]
+    said = []
+    check_run(Recipe(), poems, say=said.append)
+    assert "the loss flatters" in said[-1]
+    left, _ = check_run(Recipe(remove_overlap=True), poems, say=said.append)
+    assert "shares no passage" in said[-1]
     assert 0.98 < len(left.train) / len(poems.train) < 1

@@ -25,7 +25,7 @@ EPOCH = 80  # steps of 8 windows of 128 tokens, or a few less
 
 
 def documents(shard: int, count: int = DOCUMENTS) -> list[str]:
-    """Texts of which each piece says where it is from; a few are empty."""
+    """Texts whose pieces say where they come from; a few are empty."""
     chance = random.Random(shard)
     return ["".join(f"{shard}.{n}.{i};" for i in range(chance.randint(0, 6))) for n in range(count)]
 
@@ -90,8 +90,8 @@ def test_a_lane_is_its_shards_in_order_with_an_end_after_each_document(tmp_path,
 
 
 @pytest.mark.parametrize("kind", ["txt", "jsonl", "parquet"])
-def test_a_resumed_stream_goes_on_as_the_unbroken_one(tmp_path, kind):
-    """At every step of more than an epoch, so also at the end of a batch, of a shard and of an epoch."""
+def test_a_resumed_stream_continues_like_an_unbroken_one(tmp_path, kind):
+    """At every step of more than an epoch, which includes the end of a batch, of a shard and of an epoch."""
     corpus = StreamedCorpus(str(write(tmp_path / kind, kind)), "text", validation_characters=50)
     unbroken, state = Stream(corpus, TOKENIZER, context=128, batch_size=8), None
     for _ in range(EPOCH + 20):
@@ -105,7 +105,7 @@ def test_a_resumed_stream_goes_on_as_the_unbroken_one(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", ["txt", "jsonl", "parquet"])
 def test_a_stream_resumes_at_every_token(tmp_path, kind):
-    """With windows of two tokens, so also between the last document of a shard and the end token after it."""
+    """With windows of two tokens, one falls between the last document of a shard and the end token after it."""
     corpus = StreamedCorpus(str(write(tmp_path / kind, kind, shards=3, count=4)), "text", validation_characters=5)
     unbroken, resumed = (Stream(corpus, TOKENIZER, context=1, batch_size=1) for _ in range(2))
     for _ in range(300):
@@ -114,7 +114,7 @@ def test_a_stream_resumes_at_every_token(tmp_path, kind):
 
 
 @pytest.mark.parametrize("processes", [2, 4])
-def test_processes_see_together_what_one_would_and_their_states_fit_any_number(shards, processes, monkeypatch):
+def test_processes_together_see_the_batches_of_one_and_their_states_fit_any_number(shards, processes, monkeypatch):
     one = stream(shards)
     several = [stream(shards, process=process, processes=processes) for process in range(processes)]
     assert [len(part.lanes) for part in several] == [4 // processes] * processes
@@ -148,7 +148,7 @@ BLANK_LINES = "One line.\n\nAnother,\n\n\n\nafter blank ones\n and a space.\r\n\
 
 
 def gpt2_like():
-    """A tokenizer that is not this project's: by GPT-2's rules white space goes with what comes after it."""
+    """A tokenizer from elsewhere: by GPT-2's rules, white space belongs to the token after it."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
@@ -160,7 +160,7 @@ def gpt2_like():
 @pytest.mark.parametrize("kind", ["txt", "jsonl", "jsonl.gz", "parquet"])
 @pytest.mark.parametrize("build", [lambda: build_bpe_tokenizer(BLANK_LINES, 300), gpt2_like], ids=["ours", "gpt2"])
 def test_a_stream_has_the_ids_of_the_text(tmp_path, monkeypatch, kind, section, build):
-    """As the validation split has, in which two line ends are one token; over the borders of batches and shards too."""
+    """The same as in the validation split, where two line ends are one token; across batches and shards too."""
     monkeypatch.setattr("tokenizer.encode.SECTION", section)
     monkeypatch.setattr("training.data.stream.ROWS", 7)
     tokenizer, texts = build(), [f"{shard} {BLANK_LINES}" for shard in range(2)]
@@ -168,10 +168,10 @@ def test_a_stream_has_the_ids_of_the_text(tmp_path, monkeypatch, kind, section, 
     for shard, rows in enumerate(documents):
         write_rows(tmp_path / f"{shard}.{kind}", rows)
     corpus = StreamedCorpus(str(tmp_path), "text", validation_characters=2)
-    # Without what is held out: a line, or a document.
+    # Without the held-out row: a line, or a document.
     documents[0] = [texts[0].partition("\n")[2]] if kind == "txt" else documents[0][1:]
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    # As `open` reads a text, so are all line ends of a .txt shard.
+    # Line ends of a .txt shard are translated, as `open` does.
     texts = [text.replace("\r\n", "\n") if kind == "txt" else text for rows in documents for text in rows]
     expected = [token for text in texts for token in [*encode_text(tokenizer, text).tolist(), *end]]
     lane = Lane(corpus, [0, 1], tokenizer)
@@ -180,7 +180,7 @@ def test_a_stream_has_the_ids_of_the_text(tmp_path, monkeypatch, kind, section, 
 
 @pytest.mark.parametrize("kind", ["txt", "jsonl"])
 def test_a_special_token_in_a_document_is_text(tmp_path, kind):
-    """Else a document could end in its middle."""
+    """Otherwise a document could end in its middle."""
     texts = [f"{n}.<|end|>.<|padding|>" for n in range(9)]
     lines = texts if kind == "txt" else [json.dumps({"text": text}) for text in texts]
     (tmp_path / f"0.{kind}").write_text("".join(line + "\n" for line in lines))
@@ -191,7 +191,7 @@ def test_a_special_token_in_a_document_is_text(tmp_path, kind):
     assert "1.<|end|>.<|padding|>" in TOKENIZER.decode(seen)
 
 
-def test_what_is_held_out_is_never_trained_on(shards):
+def test_held_out_text_is_never_trained_on(shards):
     corpus = StreamedCorpus(str(shards), "text", validation_characters=300)
     texts = corpus.validation.split("\n\n")
     assert 300 <= len("".join(texts)) < 400
@@ -202,7 +202,7 @@ def test_what_is_held_out_is_never_trained_on(shards):
     assert documents(0)[len(held_out) + 2] in whole
 
 
-def test_held_out_text_can_take_several_shards(tmp_path):
+def test_held_out_text_can_span_several_shards(tmp_path):
     folder = tmp_path / "shards"
     folder.mkdir()
     for shard in range(4):
@@ -257,13 +257,13 @@ def test_shards_are_a_folder_or_a_glob(shards, tmp_path, monkeypatch):
     (tmp_path / "mixed" / "b.jsonl").write_text("{}")
     with pytest.raises(UserError, match=r"several kinds \(\.jsonl, \.txt\)"):
         find_shards(str(tmp_path / "mixed"))
-    with pytest.raises(UserError, match=r"no shards are found at .*nowhere.*\.jsonl"):
+    with pytest.raises(UserError, match=r"no shards were found at .*nowhere.*\.jsonl"):
         find_shards(str(tmp_path / "nowhere"))
 
 
 @pytest.mark.parametrize("name", ["1.jsonl.bz2", "1.txt.gz", "1.json", "1.jsonl.xz", "notes.md"])
-def test_what_cannot_be_read_is_refused_by_name(tmp_path, name):
-    """It was left out without a word, and half of a corpus with it."""
+def test_a_file_that_cannot_be_read_is_refused_by_name(tmp_path, name):
+    """Such files were once skipped silently, and half of a corpus with them."""
     for file in ("0.jsonl", name):
         (tmp_path / file).write_text("")
     (tmp_path / ".hidden").write_text("")
@@ -285,7 +285,7 @@ def test_compressed_shards_are_read_and_resumed(tmp_path, kind):
     assert "".join(text + TOKENIZER.eos_token for text in documents(1)).startswith(lane)
 
 
-def test_what_zst_needs_is_told(tmp_path, monkeypatch):
+def test_the_package_for_zst_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("training.data.stream.available_compressions", lambda: ["gzip"])
     (tmp_path / "0.jsonl.zst").write_bytes(b"")
     with pytest.raises(UserError, match=r"\.zst.*pip install zstandard"):
@@ -302,7 +302,7 @@ def test_what_zst_needs_is_told(tmp_path, monkeypatch):
         ("bad.txt", "Mühe".encode("latin-1"), None),
     ],
 )
-def test_shard_that_cannot_be_read_is_named(tmp_path, name, content, column):
+def test_a_damaged_shard_is_named(tmp_path, name, content, column):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match="cannot be read as") as refusal:
         StreamedCorpus(str(tmp_path), "text", 2)
@@ -310,14 +310,14 @@ def test_shard_that_cannot_be_read_is_named(tmp_path, name, content, column):
     assert ("--text_column" in str(refusal.value)) == (column is not None)
 
 
-def test_missing_column_of_parquet_is_named(tmp_path):
+def test_a_missing_column_is_named(tmp_path):
     pq.write_table(pa.table({"words": ["the moon"]}), tmp_path / "bad.parquet")
     with pytest.raises(UserError, match=r"bad\.parquet cannot be read as parquet with a column 'text'.*text_column"):
         StreamedCorpus(str(tmp_path), "text", 2)
     assert StreamedCorpus(str(write(tmp_path / "good", "parquet")), "text", 2).kind == ".parquet"
 
 
-def test_too_little_text_is_told(shards):
+def test_too_little_text_is_refused(shards):
     with pytest.raises(UserError, match=r"fewer than the 1,000,000,000 characters.*stream_validation"):
         StreamedCorpus(str(shards), "text", 1_000_000_000)
 
@@ -328,7 +328,7 @@ def test_other_tasks_are_refused(shards):
 
 
 @pytest.mark.slow
-def test_the_benchmark_of_memory_reads_a_stream_and_trains(tmp_path):
+def test_the_memory_benchmark_reads_a_stream_and_trains(tmp_path):
     for options in (["--gigabytes", "0.01"], ["--steps", "20"]):
         said = run_forked("-m", "training.benchmarks.memory", *options, "--output", tmp_path / "memory.json").stdout
         figures = json.loads((tmp_path / "memory.json").read_text())

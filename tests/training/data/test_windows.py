@@ -28,10 +28,10 @@ def test_encode_gives_the_tokenizers_ids():
     assert encode(tokenizer, text).tolist() == tokenizer(text)["input_ids"]
 
 
-def test_encode_takes_special_tokens_in_a_text_as_text(cache):
+def test_special_tokens_in_a_text_are_encoded_as_text(cache):
     for with_mask in (False, True):
         tokenizer = build_character_tokenizer("the moon <|maskend>", with_mask=with_mask)
-        tokenizer(["padded", "and cut"], padding="max_length", truncation=True, max_length=3)  # leaves its settings
+        tokenizer(["padded", "and cut"], padding="max_length", truncation=True, max_length=3)  # changes its settings
         text = "the <|mask|> moon<|end|>"
         for ids in (encode(tokenizer, text), stored_tokens(tokenizer, text)):
             assert tokenizer.convert_ids_to_tokens(ids.tolist()) == list(text)
@@ -61,7 +61,7 @@ def test_tokens_are_stored_once_and_mapped(cache, monkeypatch, added, dtype):
     assert torch.equal(batch, Windows(tokens.long(), context=7, batch_size=3, seed=5, length=8).windows_at(4))
 
 
-def test_another_text_or_tokenizer_is_stored_apart(cache):
+def test_each_text_and_tokenizer_has_a_file_of_its_own(cache):
     one, other = build_character_tokenizer("the moon"), build_character_tokenizer("the moons")
     for tokenizer, text in ((one, "moon"), (one, "moon moon"), (other, "moon")):
         assert stored_tokens(tokenizer, text).tolist() == encode(tokenizer, text).tolist()
@@ -69,7 +69,7 @@ def test_another_text_or_tokenizer_is_stored_apart(cache):
 
 
 def test_without_a_cache_tokens_stay_in_memory(cache):
-    cache.parent.touch()  # a folder below a file cannot be made, also not by root
+    cache.parent.touch()  # not even root can create a folder below a file
     tokenizer = build_character_tokenizer("the moon")
     assert stored_tokens(tokenizer, "moon").tolist() == encode(tokenizer, "moon").tolist()
 
@@ -86,7 +86,7 @@ def test_a_disk_that_fills_up_leaves_no_half_file(cache, monkeypatch):
     monkeypatch.setattr(data.Path, "replace", replace)
 
 
-def test_a_step_is_a_function_of_the_step_alone():
+def test_windows_depend_only_on_the_step():
     tokens = torch.arange(1000)
     straight = Windows(tokens, context=7, batch_size=3, seed=5, length=8)
     seen = [straight.windows_at(step) for step in range(200)]
@@ -110,7 +110,7 @@ def test_targets_are_the_next_tokens():
     assert batch["shift_labels"] is batch["labels"]
 
 
-def test_an_epoch_sees_no_token_twice_and_hardly_leaves_one_out():
+def test_an_epoch_sees_no_token_twice_and_hardly_misses_one():
     batches = Windows(torch.arange(1001), context=10, batch_size=9, seed=0, length=11)
     epochs = [torch.cat([batches.windows_at(step)[:, :-1] for step in range(11 * e, 11 * e + 11)]) for e in range(3)]
     for windows in epochs:  # 11 steps of 9 windows
@@ -130,8 +130,8 @@ def test_stream_shorter_than_a_window_is_refused():
         Windows(torch.arange(8), context=8, batch_size=2, seed=0, length=9)
 
 
-def test_a_passage_is_followed_by_the_next_and_holds_nothing_of_it():
-    """The loss of a model whose encoder is given the target falls to nothing, and it has learned nothing."""
+def test_the_target_is_the_passage_after_the_source_and_does_not_overlap_it():
+    """If the encoder is given the target, the loss falls to almost zero and nothing is learned."""
     text = "".join(map(chr, range(0x4E00, 0x4E00 + 500)))  # no character twice
     task = NextPassage(build_character_tokenizer(text), text, context=16, batch_size=4, seed=0)
     batch = task.at(5)
@@ -143,7 +143,7 @@ def test_a_passage_is_followed_by_the_next_and_holds_nothing_of_it():
     assert len(starts.unique()) == 28  # of 29 windows in an epoch
 
 
-def test_gaps_are_spans_of_about_a_fifth_and_their_text_is_the_target():
+def test_about_a_fifth_is_masked_in_spans_and_their_text_is_the_target():
     windows = torch.arange(64 * 200).view(64, 200) % 50 + 3
     inputs, targets = mask_spans(windows, mask=0, seed=4)
     hidden = inputs == 0
@@ -157,7 +157,7 @@ def test_gaps_are_spans_of_about_a_fifth_and_their_text_is_the_target():
     assert bool((mask_spans(windows[:, :2], mask=0, seed=4)[0] == 0).any(dim=1).all())
 
 
-def test_an_encoders_window_and_its_targets_are_the_text():
+def test_an_encoders_inputs_and_targets_together_are_the_text():
     text = string.ascii_letters * 20
     tokenizer = build_character_tokenizer(text, with_mask=True)
     batch = Masked(tokenizer, text, context=32, batch_size=4, seed=0).at(2)
@@ -166,7 +166,7 @@ def test_an_encoders_window_and_its_targets_are_the_text():
     assert (batch["input_ids"][batch["labels"] != IGNORED] == tokenizer.mask_token_id).all()
 
 
-def test_copies_are_random_strings_with_an_end_and_padding():
+def test_copies_are_random_strings_with_end_token_and_padding():
     text = "the moon upon"
     tokenizer = build_character_tokenizer(text)
     task = Copy(tokenizer, text, context=12, batch_size=50, seed=0)

@@ -1,4 +1,4 @@
-"""Works are fetched once, by one process, and whatever goes wrong is told in one sentence."""
+"""Works are fetched once, by one process, and every failure is reported in one sentence."""
 
 import dataclasses
 import errno
@@ -40,7 +40,7 @@ POEMS = "/codeload.github.com/chinese-poetry/chinese-poetry/tar.gz/99ebbef7e1345
 
 
 class Mirror(ThreadingHTTPServer):
-    """The hosts of all works on loopback. `pages` are what it has, and `requests` what it was asked for."""
+    """The hosts of all works, on loopback: `pages` maps paths to contents, `requests` lists the paths requested."""
 
     daemon_threads = True
 
@@ -48,7 +48,7 @@ class Mirror(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.pages: dict[str, bytes] = {BOOK: RAW.encode()}
         self.requests: list[str] = []
-        self.missing = 0  # bytes that an answer promises and does not send
+        self.missing = 0  # bytes that a response promises but does not send
         self.before_answer = lambda: None
 
 
@@ -85,7 +85,7 @@ def mirror(monkeypatch, tmp_path):
 
 
 def texts_in(folder) -> set[str]:
-    """The files of a cache, but for the lock."""
+    """The files of a cache without the lock."""
     return {path.name for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"}
 
 
@@ -97,14 +97,14 @@ def archive_of_classics(names=CLASSICS) -> bytes:
     return raw.getvalue()
 
 
-def test_work_is_fetched_cleaned_and_cached(mirror):
+def test_a_work_is_fetched_cleaned_and_cached(mirror):
     assert load_corpus("title").text == BODY
     assert load_corpus("title").text == BODY
     assert mirror.requests == [BOOK]  # once
 
 
 def test_two_processes_with_an_empty_cache_download_an_archive_once(mirror, tmp_path):
-    """It is made into all thirteen works, and the process that waits reads what the other has written."""
+    """It becomes all thirteen works, and the process that waits reads the files of the other."""
     mirror.pages[ARCHIVE] = archive_of_classics()
     began, second = tmp_path / "began", threading.Event()
     began.mkdir()
@@ -141,7 +141,7 @@ assert load_corpus("classics", accept_changed=True).text.count("The whole of") =
     ],
     ids=["cut zip", "zip without the book", "cut tar", "no tar", "no UTF-8"],
 )
-def test_damaged_download_is_told_and_not_kept(mirror, tmp_path, name, path, page):
+def test_a_damaged_download_is_reported_and_not_kept(mirror, tmp_path, name, path, page):
     if name == "chinese-poems":
         pytest.importorskip("opencc")
     mirror.pages[path] = page
@@ -152,14 +152,14 @@ def test_damaged_download_is_told_and_not_kept(mirror, tmp_path, name, path, pag
     assert texts_in(tmp_path) == set()
 
 
-def test_download_that_breaks_off_is_told_and_not_kept(mirror, tmp_path):
+def test_a_download_that_breaks_off_is_reported_and_not_kept(mirror, tmp_path):
     mirror.missing = 100
     with pytest.raises(UserError, match=r"pg7\.txt could not be fetched.*broke off.*check the network"):
         load_corpus("title", accept_changed=True)
     assert texts_in(tmp_path) == set()
 
 
-def test_no_network_is_told(mirror, monkeypatch):
+def test_a_missing_network_is_reported(mirror, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     monkeypatch.setenv("OZYMANDIAS_MIRROR", f"http://127.0.0.1:{port}")
@@ -167,7 +167,7 @@ def test_no_network_is_told(mirror, monkeypatch):
         load_corpus("title")
 
 
-def test_full_disk_is_told_and_leaves_nothing(mirror, tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_and_leaves_no_file(mirror, tmp_path, monkeypatch):
     write = Path.write_text
 
     def full(path, *args, **options):
@@ -180,21 +180,21 @@ def test_full_disk_is_told_and_leaves_nothing(mirror, tmp_path, monkeypatch):
     assert texts_in(tmp_path) == set()
 
 
-def test_changed_work_is_told_and_needs_a_flag(mirror, monkeypatch):
+def test_a_changed_work_is_reported_and_needs_a_flag(mirror, monkeypatch):
     monkeypatch.setitem(WORKS, "title", book("0" * 64))
     with pytest.raises(UserError, match=r"differs.*remove .*title\.txt to fetch it again.*accept_changed_corpus"):
         load_corpus("title")
     assert load_corpus("title", accept_changed=True).text == BODY
 
 
-def test_work_that_cannot_be_fetched_is_told(mirror, monkeypatch):
+def test_a_work_that_cannot_be_fetched_is_reported(mirror, monkeypatch):
     monkeypatch.setitem(WORKS, "lost", dataclasses.replace(WORKS["lost"], file="lost.txt"))
     with pytest.raises(UserError, match=r"pg8\.txt could not be fetched.*sampler"):
         load_corpus("lost")
 
 
-def test_cleaning_leaves_what_it_does_not_find():
-    """An edition without the marks or the beginning is kept whole, and its hash tells."""
+def test_an_edition_without_the_marks_is_kept_whole():
+    """Its hash then reveals that it is another edition."""
     assert WORKS["oz"].clean(b"Some text.\r\n\r\nMore.\r\n\r\n") == "Some text.\n\nMore.\n"
 
 
