@@ -1,12 +1,12 @@
-"""How large a model, and for how many steps: what a text and some minutes on this machine allow.
+"""Plan how large a model to train, and for how many steps, given a text and some minutes on this machine.
 
     python -m training.plan --corpus poetry --minutes 10
     python -m training.plan --corpus my.txt --minutes 2 --output runs/mine.yaml
     python -m training.pretrain --recipe runs/mine.yaml
 
-A step of each size is timed here. The loss that a size would reach in that time comes from a scaling law, which was
-fitted to the runs in `scaling.json` (`python -m training.benchmarks.scaling` makes them again). As texts differ in how
-hard they are, a pilot of some seconds on this text tells by how much the law is off, and all losses are moved by that.
+One step of each size is timed. A scaling law predicts the loss that each size reaches in the time; it was fitted to the
+runs in `scaling.json` (`python -m training.benchmarks.scaling` repeats them). Some texts are harder than others, so a
+pilot of a few seconds on this text measures how far the law is off, and all predictions are shifted by that.
 """
 
 import argparse
@@ -37,7 +37,7 @@ SIZES = (
     (8, 512, 8),
 )  # layers, hidden, heads
 CONTEXT, BATCH = 128, 12
-PILOT_SIZE, PILOT_STEPS = (2, 64, 2), 300  # fewer are too short for the law
+PILOT_SIZE, PILOT_STEPS = (2, 64, 2), 300  # the law does not hold for fewer steps
 SCALING = Path(__file__).with_name("scaling.json")
 
 
@@ -45,11 +45,12 @@ SCALING = Path(__file__).with_name("scaling.json")
 class Law:
     """`E + A / N^alpha + B / D'^beta`, with `D' = U + U repeats (1 - exp(-(D/U - 1) / repeats))`.
 
-    `N` parameters, `D` tokens seen, of which `U` are different: a token that is seen again is worth less each time, and
-    all repetitions together no more than `repeats` times the text. Source: Hoffmann et al., "Training Compute-Optimal
-    Large Language Models", 2022, https://arxiv.org/abs/2203.15556, equation 2; Muennighoff et al., "Scaling
-    Data-Constrained Language Models", 2023, https://arxiv.org/abs/2305.16264, equation 5. The loss is in nats per
-    character.
+    `N` is the number of parameters, `D` of tokens seen, `U` of distinct tokens: a token is worth less each time it is
+    repeated, and all repetitions together are worth at most `repeats` times the text. The unit is nats per character.
+
+    Source: Hoffmann et al., "Training Compute-Optimal Large Language Models", 2022, https://arxiv.org/abs/2203.15556,
+    equation 2; Muennighoff et al., "Scaling Data-Constrained Language Models", 2023, https://arxiv.org/abs/2305.16264,
+    equation 5.
     """
 
     E: float
@@ -70,14 +71,14 @@ def load_law() -> Law:
 
 
 def recipe_of(corpus: str, size: tuple[int, int, int], steps: int, epochs: float, seed: int = 1) -> Recipe:
-    """The recipe of a size. A text that is seen often needs dropout, or it is learned by heart."""
+    """The recipe for a model of `size` (layers, width, heads). Many epochs need dropout, or the text is memorised."""
     layers, hidden, heads = size
     model = {"num_hidden_layers": layers, "hidden_size": hidden, "num_attention_heads": heads}
     model["num_key_value_heads"] = heads
     if epochs > 4:
         model["hidden_dropout"] = 0.1 if epochs <= 12 else 0.2
     return Recipe(
-        about=f"{layers} layers, {hidden} wide, {steps} steps: planned by training.plan",
+        about=f"{layers} layers, {hidden} wide, {steps} steps: by training.plan",
         corpus=corpus,
         preset="modern",
         model=model,
@@ -96,7 +97,7 @@ def recipe_of(corpus: str, size: tuple[int, int, int], steps: int, epochs: float
 
 
 def measure(recipe: Recipe, steps: int = 8) -> tuple[int, float]:
-    """The parameters of a recipe's model, and the seconds of one of its steps on this machine."""
+    """The number of parameters of a recipe's model, and the seconds that a step takes on this machine."""
     from training.engine.loop import Run
 
     with tempfile.TemporaryDirectory() as folder:
@@ -111,7 +112,7 @@ def measure(recipe: Recipe, steps: int = 8) -> tuple[int, float]:
 
 
 def train_once(recipe: Recipe) -> dict[str, float]:
-    """Train a recipe and keep nothing but figures: parameters, tokens, the best loss and the seconds of training."""
+    """Train a recipe and return only figures: parameters, tokens, the best loss and the seconds of training."""
     from training.engine.loop import Run
     from training.evaluation.scores import validation_loss
 
@@ -130,7 +131,7 @@ def train_once(recipe: Recipe) -> dict[str, float]:
 
 
 def pilot(corpus: str, unique: int, law: Law) -> float:
-    """How much more the smallest size loses on this text, in nats per character, than the law says."""
+    """The smallest size's loss on this text minus the law's prediction, in nats per character."""
     epochs = PILOT_STEPS * BATCH * CONTEXT / unique
     recipe = recipe_of(corpus, PILOT_SIZE, PILOT_STEPS, epochs)
     result = train_once(dataclasses.replace(recipe, evaluate_every=PILOT_STEPS))
@@ -139,7 +140,7 @@ def pilot(corpus: str, unique: int, law: Law) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Proposal:
-    """What a size would come to in the time."""
+    """A size of the model, and the loss that it should reach in the time."""
 
     recipe: Recipe
     parameters: int
@@ -149,10 +150,10 @@ class Proposal:
 
 
 def propose(corpus: str, minutes: float) -> list[Proposal]:
-    """A proposal of each size that the time allows, the best first.
+    """A proposal for each size that the time allows, the best first.
 
     Raises:
-        UserError: the time is too short for even the smallest size.
+        UserError: the time is too short even for the smallest size.
     """
     law, unique = load_law(), len(load_corpus(corpus).train)
     offset = pilot(corpus, unique, law)
@@ -168,14 +169,14 @@ def propose(corpus: str, minutes: float) -> list[Proposal]:
         recipe = dataclasses.replace(recipe_of(corpus, size, steps, epochs), expected_loss=round(loss, 3))
         proposals.append(Proposal(recipe, parameters, seconds, epochs, loss))
         if loss > min(p.loss for p in proposals) + 0.1:
-            break  # larger ones would only be slower
+            break  # larger models would only take fewer steps
     if not proposals:
-        raise UserError(f"{minutes} minutes are too few for 20 steps of the smallest model; give more --minutes.")
+        raise UserError(f"{minutes} minutes are too few for 20 steps of the smallest model; raise --minutes.")
     return sorted(proposals, key=lambda p: p.loss)
 
 
 def table(proposals: list[Proposal]) -> str:
-    """The proposals, the best first."""
+    """The proposals as a table of plain text, the best first."""
     lines = [f"{'layers':>6} {'hidden':>6} {'parameters':>11} {'ms a step':>9} {'steps':>7} {'epochs':>7} {'loss':>6}"]
     for p in proposals:
         model = p.recipe.model
@@ -189,11 +190,11 @@ def table(proposals: list[Proposal]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", required=True, help=f"{', '.join(NAMES)}, or a path to a UTF-8 text")
-    parser.add_argument("--minutes", type=float, required=True, help="of training, without evaluating and saving")
-    parser.add_argument("--output", type=Path, help="the recipe (default runs/plan-CORPUS-MINUTESmin.yaml)")
+    parser.add_argument("--minutes", type=float, required=True, help="training time, without evaluation and saving")
+    parser.add_argument("--output", type=Path, help="the recipe to write (default runs/plan-CORPUS-MINUTESmin.yaml)")
     arguments = parser.parse_args()
     if arguments.minutes <= 0:
-        raise UserError(f"--minutes must be more than 0, and is {arguments.minutes:g}.")
+        raise UserError(f"--minutes must be more than 0; it is {arguments.minutes:g}.")
     logging.getLogger("accelerate").setLevel(logging.ERROR)
     output = arguments.output or Path("runs") / f"plan-{Path(arguments.corpus).stem}-{arguments.minutes:g}min.yaml"
     proposals = propose(arguments.corpus, arguments.minutes)
@@ -201,7 +202,7 @@ def main() -> None:
     write_text(output, yaml.safe_dump(dataclasses.asdict(best.recipe), sort_keys=False, allow_unicode=True))
     print(table(proposals))
     print(
-        f"\nthe first one: expect a validation loss near {best.loss:.3f} nats per character after "
+        f"\nfor the first one, expect a validation loss near {best.loss:.3f} nats per character after "
         f"{arguments.minutes:g} minutes of training\npython -m training.pretrain --recipe {output}"
     )
 

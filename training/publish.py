@@ -1,12 +1,12 @@
-"""Put a checkpoint, and the Space that serves it, on the Hugging Face Hub.
+"""Push a checkpoint, and a Space that serves it, to the Hugging Face Hub.
 
     python -m training.publish runs/oz-modern/best --repo USER/NAME
     python -m training.publish runs/oz-modern/best --repo USER/NAME --space USER/NAME
     python -m training.publish runs/oz-modern/best --repo USER/NAME --upload-only     # after a failed upload
-    python -m training.publish runs/oz-modern/best --prepare FOLDER                   # make the folder, send nothing
+    python -m training.publish runs/oz-modern/best --prepare FOLDER                   # write the folder, send nothing
 
-Everything is written beside the checkpoint (in `published/`) and tried from there before anything is sent. Log in
-first: `hf auth login`, or set HF_TOKEN.
+Everything is written to `published/` beside the checkpoint and tested there before it is sent. Log in first with
+`hf auth login`, or set HF_TOKEN.
 """
 
 import argparse
@@ -36,12 +36,12 @@ from training.results import changes
 PROJECT = Path(__file__).parent.parent
 CARD = Path(__file__).with_name("model_card.md")
 DOES = {
-    "next_token": "writes on from a text",
-    "masked": "fills gaps in a text, and gives each of its words a vector",
+    "next_token": "continues a text",
+    "masked": "fills gaps in a text, and gives each word a vector",
     "next_passage": "reads a passage and writes the next one",
     "copy": "copies what it reads",
 }
-WAITS = (1, 3, 9)  # seconds before each further try
+WAITS = (1, 3, 9)  # seconds before each retry
 
 TRY_MODEL = """
 import sys
@@ -52,8 +52,8 @@ inputs = tokenizer("The", return_tensors="pt")
 model.generate(**inputs, max_new_tokens=8) if model.can_generate() else model(**inputs)
 """
 TRY_SPACE = "from space.app import build_page; build_page()"
-# The Space's start: the packages lie beside it, the model is pinned to what was pushed with it, and what libraries
-# keep goes into a temporary folder.
+# The Space's app.py. The packages are beside it, the model is pinned to the revision that was pushed with it, and the
+# caches of all libraries are in a temporary folder.
 SPACE_START = """import os
 import tempfile
 
@@ -74,18 +74,18 @@ def prepare_model(
     """Write the folder of a model repository: weights, tokenizer, code, run record and model card.
 
     Args:
-        name: how the card calls the model: its Hub id, or a folder.
+        name: the model's name in the card: its Hub id, or a folder.
         half: store the weights in half precision.
-        license: of the weights, by the Hub's name for it; by default what [`license_of`] finds.
-        code: copy the model's code beside the weights. Without it only `import modeling` makes the folder loadable.
+        license: the Hub's name for the licence of the weights; by default the one that [`license_of`] finds.
+        code: copy the model's code beside the weights. Without it, the folder loads only after `import modeling`.
 
     Raises:
-        UserError: the checkpoint or its run record is missing or damaged, or what was written cannot be loaded.
+        UserError: the checkpoint or its run record is missing or damaged, or the folder cannot be loaded.
     """
     path = record_path(checkpoint)
     if path is None:
         raise UserError(
-            f"{checkpoint} has no run.json in or beside it, from which the model card is made; give runs/NAME/best."
+            f"there is no run.json in or beside {checkpoint}, and the model card needs it; give runs/NAME/best."
         )
     record = json.loads(path.read_text(encoding="utf-8"))
     tokenizer, model = load_trained(checkpoint)
@@ -107,7 +107,7 @@ def prepare_model(
 
 
 def remove_code(folder: Path) -> None:
-    """Leave only the weights, the tokenizer and the records in a checkpoint, with a config that names no code."""
+    """Remove the code from a checkpoint, and its mention from the config."""
     for file in folder.glob("*.py"):
         file.unlink()
     config = folder / "config.json"
@@ -117,7 +117,7 @@ def remove_code(folder: Path) -> None:
 
 
 def copy_records(run: Path, folder: Path) -> None:
-    """What a page can tell of a run: its record, the curve of its validation loss, and the snapshots that it kept."""
+    """Copy what the Space shows of a run: its record, its validation losses and its snapshots."""
     shutil.copy(run / RECORD, folder)
     if (run / METRICS).is_file():
         lines = (run / METRICS).read_text(encoding="utf-8").splitlines()
@@ -132,9 +132,9 @@ def copy_records(run: Path, folder: Path) -> None:
 
 
 def license_of(record: dict) -> str | None:
-    """The licence of a run's weights: the project's own, or what the checkpoint that it started from is under.
+    """The licence of a run's weights: this project's, or that of the checkpoint that the run started from.
 
-    It is never guessed: `None` where that checkpoint says nothing.
+    It is never guessed: `None` if that checkpoint names none.
     """
     start = record["recipe"].get("start_from")
     if not start:
@@ -146,17 +146,17 @@ def license_of(record: dict) -> str | None:
 
 
 def size_and_split(corpus: dict) -> tuple[str, str]:
-    """How large a corpus is and how it was split, in words."""
+    """The size of a corpus and its split, in words."""
     validation = f"{corpus['validation_characters']:,}"
     if "shards" in corpus:
         size = f"a stream of {corpus['bytes']:,} bytes in {corpus['shards']} shards"
-        split = f"the first {validation} characters validate, the rest trains"
+        split = f"the first {validation} characters for validation, the rest for training"
     elif "parts" in corpus:
         size = f"{corpus['characters']:,} characters"
-        split = f"a part of each corpus ({validation} characters together) validates, the rest trains"
+        split = f"a part of each corpus ({validation} characters in all) for validation, the rest for training"
     else:
         size = f"{corpus['characters']:,} characters"
-        split = f"the first 90% of the characters train, the last 10% ({validation}) validate"
+        split = f"the first 90% of the characters for training, the last 10% ({validation}) for validation"
     return size, split
 
 
@@ -169,11 +169,19 @@ def model_card(
     level: str | None,
     code: bool = True,
 ) -> ModelCard:
-    """The card of a model: its run's record, the class that loads it and the table of `modeling.interop.verify`."""
+    """Fill in the model card.
+
+    Args:
+        record: the run's record.
+        auto_class: the class that loads the model.
+        certificate: the table of `modeling.interop.verify`.
+        level: a further tag, such as `character-level`.
+        code: whether the code is beside the weights.
+    """
     recipe, corpus = record["recipe"], record["corpus"]
     size, split = size_and_split(corpus)
     earlier = ", ".join(
-        f"`{stage['name']}`" if stage["name"] else f"what `{stage['checkpoint']}` has read, of which nothing is known"
+        f"`{stage['name']}`" if stage["name"] else f"the unknown training data of `{stage['checkpoint']}`"
         for stage in stages_before(record)
     )
     data = ModelCardData(
@@ -218,7 +226,7 @@ def prepare_space(folder: Path, model: str, revision: str) -> None:
     """Write the folder of a Space: the app, the packages that it imports, requirements and front matter.
 
     Raises:
-        UserError: what was written does not start.
+        UserError: the app does not start from that folder.
     """
     skipped = shutil.ignore_patterns("__pycache__", "recipes", "sampler.txt")
     with writing(folder) as unfinished:
@@ -232,7 +240,11 @@ def prepare_space(folder: Path, model: str, revision: str) -> None:
 
 
 def try_in_fresh_process(program: str, folder: Path, cwd: Path | None) -> None:
-    """Run a program on a folder as somebody would who has the folder and not the project, with no network."""
+    """Run a program on a folder as someone would who has the folder but not the project, without a network.
+
+    Raises:
+        UserError: the program failed.
+    """
     with tempfile.TemporaryDirectory() as home:
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": home, "PYTHONPATH": ""}
         tried = subprocess.run(
@@ -245,18 +257,18 @@ def try_in_fresh_process(program: str, folder: Path, cwd: Path | None) -> None:
         )
     if tried.returncode:
         reason = (tried.stderr.strip().splitlines() or ["no message"])[-1]
-        raise UserError(f"what was prepared in {folder} does not run ({reason}); nothing was sent.")
+        raise UserError(f"the folder prepared in {folder} does not run ({reason}); nothing was sent.")
 
 
 def upload(folder: Path, repo: str, repo_type: str, private: bool) -> str:
-    """Send a folder to the Hub, making the repository where there is none; returns the commit's id.
+    """Upload a folder to the Hub, and create the repository if it does not exist. Returns the commit's id.
 
     Raises:
-        UserError: the Hub refuses, or cannot be reached after several tries. The folder stays as it is.
+        UserError: the Hub refuses, or cannot be reached after several tries. The folder is kept.
     """
     api = HfApi()
     sdk = {"space_sdk": "gradio"} if repo_type == "space" else {}
-    again = f"{folder} is ready: give the same command with --upload-only"
+    again = f"{folder} is ready: run the same command with --upload-only"
     insist(lambda: api.create_repo(repo, repo_type=repo_type, exist_ok=True, private=private, **sdk), repo, again)
     commit = insist(
         lambda: api.upload_folder(
@@ -270,7 +282,11 @@ def upload(folder: Path, repo: str, repo_type: str, private: bool) -> str:
 
 
 def insist(call: Callable, repo: str, again: str):
-    """Call; where the Hub or the network fails try again, and where the Hub refuses say why."""
+    """Call a function of the Hub's client, and retry if the Hub or the network fails.
+
+    Raises:
+        UserError: the Hub refuses, or all tries failed. `again` is the sentence that says how to continue.
+    """
     for wait in (*WAITS, None):
         try:
             return call()
@@ -287,7 +303,7 @@ def insist(call: Callable, repo: str, again: str):
         except Exception as error:  # the client passes on what its HTTP library raises, which differs by version
             problem = error
         if wait is not None:
-            print(f"the Hub did not answer as it should ({type(problem).__name__}); trying again in {wait} s")
+            print(f"the Hub did not answer ({type(problem).__name__}); trying again in {wait} s")
             time.sleep(wait)
     raise UserError(
         f"{repo} could not be uploaded ({in_one_line(problem)[:200]}). {again} when the network is back."

@@ -245,9 +245,8 @@ def test_a_run_records_its_corpora_and_their_losses_and_a_later_stage_knows_them
     assert stages == [{"name": n, "sha256": s, "held_out": [*parts, "sampler"]} for n, s in parts.items()]
     card = str(model_card(record, "name", "apache-2.0", "AutoModelForCausalLM", "", None))
     assert "`baum x 2, verse x 0.5; at last tales`" in card
-    assert (
-        f"a part of each corpus ({record['corpus']['validation_characters']:,} characters together) validates" in card
-    )
+    characters = f"{record['corpus']['validation_characters']:,}"
+    assert f"a part of each corpus ({characters} characters in all) for validation" in card
     both = [record[f"validation_loss_{name}"] for name in ("baum", "verse")]
     sizes = [len(part.validation) for part in mixed({"baum": 1, "verse": 1}).parts]
     assert record["best_validation_loss"] == pytest.approx(np.average(both, weights=sizes), abs=1e-4)

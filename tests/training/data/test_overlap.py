@@ -198,12 +198,12 @@ def test_licence_and_preset_of_a_card_are_never_invented(hub, trained, start, li
     assert ("no licence is known" in card) == (license is None)
     if start:
         assert f"that of the checkpoint `{start}`" in card
-        assert f"after what `{start}` has read, of which nothing is known" in card
-        assert " alone" not in card
+        assert f"after the unknown training data of `{start}`" in card
+        assert "only on the corpus" not in card
         assert "preset" not in card
     else:
         assert "the preset `modern` of Ozymandias" in card
-        assert "alone. Its architecture" in card
+        assert "trained only on the corpus" in card
     assert "None" not in card
 
 
