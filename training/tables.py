@@ -11,25 +11,25 @@ PAGES = (PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md")))
 
 
 def table_place(name: str) -> re.Pattern:
-    """The two lines that name a table, and what stands between them."""
+    """A pattern for the two lines that mark a table, and the text between them."""
     name = re.escape(name)
     return re.compile(rf"(<!-- {name}: written by .+? -->\n)(.*?)\n(<!-- end of {name} -->)", re.DOTALL)
 
 
 def read_table(name: str) -> str:
-    """What stands in the place of a table.
+    """The text of a table.
 
     Raises:
-        UserError: no page has such a place.
+        UserError: no page has a place for it.
     """
     return table_place(name).search(find_page(name).read_text(encoding="utf-8"))[2]
 
 
 def write_table(name: str, text: str) -> None:
-    """Put `text` into the place of a table.
+    """Replace the text of a table.
 
     Raises:
-        UserError: no page has such a place.
+        UserError: no page has a place for it.
     """
     page = find_page(name)
     before = page.read_text(encoding="utf-8")
