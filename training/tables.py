@@ -11,7 +11,7 @@ PAGES = (PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md")))
 
 
 def table_place(name: str) -> re.Pattern:
-    """A pattern for the two lines that name a table, and the text between them."""
+    """A pattern for the two lines that mark a table, and the text between them."""
     name = re.escape(name)
     return re.compile(rf"(<!-- {name}: written by .+? -->\n)(.*?)\n(<!-- end of {name} -->)", re.DOTALL)
 

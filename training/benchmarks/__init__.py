@@ -1,1 +1,1 @@
-"""Measurements that anyone can make again."""
+"""Measurements that anyone can repeat."""

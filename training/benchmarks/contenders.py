@@ -1,9 +1,8 @@
-"""Who runs in the speedrun: this project, nanoGPT in its own code, and transformers' models in this project's loop.
+"""The contenders of the speedrun: this project, nanoGPT's own code, and transformers' models in this project's loop.
 
-Each is trained in a process of its own, so that neither the other's memory nor its settings of torch are left over. A
-contender gives its [`Course`]: what it cost and what loss it had reached at which second. All are scored by one
-function, over the whole validation split in windows of `CONTEXT` characters that do not overlap, and the seconds of
-scoring count for none.
+Each is trained in a process of its own, so that no memory and no torch setting of another is left over. A contender
+returns a [`Course`]: its cost, and its loss after so many seconds. One function scores all, over the whole validation
+split in windows of `CONTEXT` characters that do not overlap; scoring time does not count.
 """
 
 import contextlib
@@ -56,7 +55,7 @@ class Course:
     scores: list[tuple[int, float, float]]
 
     def seconds_to(self, loss: float) -> float | None:
-        """The seconds of training at the first score that is no worse than `loss`, or `None` where there is none."""
+        """The seconds of training at the first score that is no worse than `loss`, or `None` if there is none."""
         return next((seconds for _, seconds, reached in self.scores if reached <= loss), None)
 
 
@@ -82,7 +81,7 @@ def score(logits_of: Callable[[torch.Tensor], torch.Tensor], tokens: torch.Tenso
     Args:
         logits_of: from ids `(batch, CONTEXT)` to logits `(batch, CONTEXT, vocab)`.
         tokens: the ids of the split, `(length,)`.
-        characters: of the split; as many as tokens, or fewer where a character has several.
+        characters: how many the split has; fewer than tokens if some characters take several.
     """
     windows = (len(tokens) - 1) // CONTEXT
     inputs = tokens[: windows * CONTEXT].view(-1, CONTEXT).split(64)
@@ -127,10 +126,10 @@ def train_in_loop(
     build: Callable[[int], nn.Module] | None = None,
     patch: Callable[[Run], None] | None = None,
 ) -> Course:
-    """Train by `training.engine.loop.Run`, scored after every `every` steps in the last half and now and then before.
+    """Train with `training.engine.loop.Run`; score every `every` steps in the second half, less often before.
 
     Args:
-        build: makes another model in place of the recipe's, from the size of the vocabulary.
+        build: makes the model in place of the recipe's, given the size of the vocabulary.
         patch: changes the run before it starts.
     """
     with tempfile.TemporaryDirectory() as folder:
@@ -175,8 +174,8 @@ def run_nanogpt(corpus: str, seed: int, checkout: Path) -> Course:
     """Run nanoGPT's own train.py with its settings for small runs on a CPU.
 
     Its seconds are those that it prints for each step. A step that also evaluates counts as the median step. Two of
-    torch's functions are wrapped from outside: `manual_seed`, since its seed is no option, and `save`, to score what it
-    saves.
+    torch's functions are wrapped from outside: `manual_seed`, since nanoGPT has no option for the seed, and `save`, to
+    score each checkpoint.
     """
     text = load_corpus(corpus)
     steps: dict[int, float] = {}
@@ -233,7 +232,7 @@ def run_nanogpt(corpus: str, seed: int, checkout: Path) -> Course:
 
 
 def nanogpt_classes(checkout: Path) -> tuple[type, type]:
-    """nanoGPT's model and its config, imported from a checkout; train.py can import them too then."""
+    """nanoGPT's model and config classes, imported from a checkout; train.py finds them too from then on."""
     sys.path.insert(0, str(checkout))
     module = importlib.import_module("model")
     return module.GPT, module.GPTConfig
@@ -253,10 +252,10 @@ def find_nanogpt(checkout: Path) -> Path:
     """The checkout's absolute path.
 
     Raises:
-        UserError: it is no checkout of nanoGPT.
+        UserError: it is not a checkout of nanoGPT.
     """
     if not all((checkout / name).is_file() for name in ("train.py", "model.py", "configurator.py")):
         raise UserError(
-            f"{checkout} is no checkout of nanoGPT; clone https://github.com/karpathy/nanoGPT and give its folder."
+            f"{checkout} is not a checkout of nanoGPT; clone https://github.com/karpathy/nanoGPT and give its folder."
         )
     return checkout.resolve()

@@ -1,11 +1,11 @@
-"""The table of results: every corpus, beside what was published on it, nanoGPT and a compressor.
+"""The table of results: every corpus, compared with published figures, nanoGPT and a compressor.
 
     python -m training.benchmarks.corpora            # print the table, from the records in the project
     python -m training.benchmarks.corpora --rerun    # train what is not in runs/ yet (hours), score, and record it
     python -m training.benchmarks.corpora --write    # and put the table into docs/corpora.md
 
-A row is the fine-tuned model of a corpus, scored over the whole validation split of this one. Its tokens and seconds
-are those of fine-tuning, and in brackets those of the pre-training that it starts from.
+A row is the fine-tuned model of a corpus, scored over the whole validation split of that corpus. Tokens and seconds are
+those of fine-tuning; those of the pre-training before it are in brackets.
 """
 
 import argparse
@@ -33,11 +33,10 @@ RUNS, RECORDS = Path("runs"), Path(__file__).with_name("records")
 
 @dataclass(frozen=True)
 class Row:
-    """A corpus, the recipes of its model in their order, and the figures to compare it with, in nats per character.
+    """A corpus, the recipes of its model in order, and figures to compare with, in nats per character.
 
-    The published ones are of the tutorials that train on the corpus, nanoGPT's of its configuration for small runs on a
-    CPU (0.80M parameters), both on this split; `order` is the one by which PPMd is best. The model's sample
-    continues `prompt`.
+    `published` is from the tutorials that train on the corpus, `nanogpt` from its configuration for small runs on a CPU
+    (0.80M parameters), both on this split. `order` is PPMd's best. The model's sample continues `prompt`.
     """
 
     corpus: str
@@ -65,7 +64,7 @@ ROWS = (
 
 
 def record_row(row: Row) -> None:
-    """Train what is missing of a row, score it, and keep the records of its runs."""
+    """Train the missing stages of a row, score its model, and store the records of its runs."""
     from training.engine.loop import train
 
     for name in row.recipes:
@@ -90,10 +89,10 @@ def record_row(row: Row) -> None:
 
 
 def table(rows: tuple[Row, ...] = ROWS) -> str:
-    """One row a corpus that has a record, in Markdown.
+    """A row for each corpus that has a record, in Markdown.
 
     Raises:
-        UserError: there is no record at all.
+        UserError: there are no records.
     """
     lines = [
         "| corpus | characters | vocabulary | model | parameters | tokens | seconds | train | **validation** | bits | "
@@ -137,7 +136,7 @@ def table_row(row: Row, figures: dict) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rerun", action="store_true", help="train, score and record anew what is not in runs/")
-    parser.add_argument("--only", nargs="*", metavar="CORPUS", help="of these corpora alone")
+    parser.add_argument("--only", nargs="*", metavar="CORPUS", help="only these corpora")
     parser.add_argument("--write", action="store_true", help="put the table into docs/corpora.md")
     arguments = parser.parse_args()
     rows = tuple(row for row in ROWS if not arguments.only or row.corpus in arguments.only)

@@ -1,12 +1,12 @@
-"""What each lever of the speedrun is worth: its recipe with one thing changed, several seeds each.
+"""What each change to the speedrun is worth: its recipe with one thing changed, several seeds each.
 
     python -m training.benchmarks.levers learning                  # the loss after the same tokens, three seeds
     python -m training.benchmarks.levers speed                     # seconds of a step
     python -m training.benchmarks.levers memory                    # the loss of a large vocabulary
     python -m training.benchmarks.levers learning --only "value residuals" --seeds 1 2 3 4 5
 
-A change that the recipe or the config can make is a list of their fields. One that was tried and not kept has no field:
-it stands here as a function that changes the run from outside, so that anyone can measure it again.
+A change that the recipe or the config allows is a list of fields. One that was tried and not kept has no field: here it
+is a function that changes the run from outside, so that anyone can measure it again.
 """
 
 import argparse
@@ -60,21 +60,21 @@ def value_residuals(run: Run) -> None:
 
 
 def zero_outputs(run: Run) -> None:
-    """What writes into the residual stream begins at 0, so that each block begins as nothing."""
+    """The matrices that write into the residual stream start at 0, so each block starts as the identity."""
     for module in run.model.modules():
         if getattr(module, "writes_residual", False):
             nn.init.zeros_(module.weight)
 
 
 def plain_outputs(run: Run) -> None:
-    """What writes into the residual stream begins like all other matrices."""
+    """The matrices that write into the residual stream start like all others."""
     for module in run.model.modules():
         if getattr(module, "writes_residual", False):
             nn.init.normal_(module.weight, std=run.model.config.initializer_range)
 
 
 def token_smear(run: Run) -> None:
-    """Each embedding gets a learned share of the two before it, a share a dimension, from 0 on."""
+    """Add to each embedding a learned share of the two before it, one share per dimension, starting at 0."""
     layer = run.model.model.embedding_output
     layer.taps = nn.Parameter(torch.zeros(2, 1, run.model.config.hidden_size))
 
@@ -87,7 +87,7 @@ def token_smear(run: Run) -> None:
 
 
 def growing_batch(run: Run) -> None:
-    """Half of the batch in the first third of the tokens, in twice as many steps."""
+    """Half the batch size in the first third of the tokens, with twice as many steps."""
     at, until = run.batches.at, run.recipe.steps // 3
     run.recipe = dataclasses.replace(run.recipe, steps=run.recipe.steps + until)
 
@@ -100,7 +100,7 @@ def growing_batch(run: Run) -> None:
 
 
 def growing_length(run: Run) -> None:
-    """Windows of half the length, twice as many, in the first third of the steps."""
+    """Twice as many windows of half the length in the first third of the steps."""
     at, until = run.batches.at, run.recipe.steps // 3
 
     def shorter(step: int) -> dict[str, torch.Tensor]:
@@ -113,7 +113,7 @@ def growing_length(run: Run) -> None:
 
 
 def fields(**changes) -> tuple[tuple[str, str], ...]:
-    """Pairs of a recipe's field and its text; `model__x` is the field `x` of the model."""
+    """Pairs of a recipe's field and its value as text; `model__x` is the field `x` of the model."""
     return tuple((name.replace("__", "."), str(value)) for name, value in changes.items())
 
 
@@ -149,7 +149,7 @@ def muon_in_bf16(run: Run) -> None:
 
 
 def muon_one_by_one(run: Run) -> None:
-    """Every matrix by itself."""
+    """One iteration for each matrix."""
     grouped = optimizers.orthogonalise
     optimizers.orthogonalise = lambda matrices, steps=5: torch.cat([grouped(m[None], steps) for m in matrices])
 
@@ -171,12 +171,12 @@ def default_kernels(run: Run) -> None:
 
 
 def memory_given_back(run: Run) -> None:
-    """The C library gives back to the system what a step frees, as it does by itself."""
+    """The C library returns freed memory to the system, its default."""
     kernels.keep_freed_memory = lambda: None
 
 
 def sdpa(run: Run) -> None:
-    """sdpa where attention would go by chunks of queries, with the same products."""
+    """sdpa in place of attention in chunks of queries; matrix products stay with oneDNN."""
     choose = loop.choose_kernels
 
     def then_sdpa(model, *arguments):
@@ -187,7 +187,7 @@ def sdpa(run: Run) -> None:
 
 
 def fused_projections(run: Run) -> None:
-    """Queries, keys and values from one product, with the three matrices put together in each step."""
+    """Queries, keys and values from one product, whose three matrices are concatenated in each step."""
     for block in run.model.model.layers:
         attention = block.attention
         projections = (attention.q_proj, attention.k_proj, attention.v_proj)
@@ -204,7 +204,7 @@ def fused_projections(run: Run) -> None:
 
 
 def read_every_loss(run: Run) -> None:
-    """The loss is read after each step, which on a GPU waits for it."""
+    """Read the loss after each step, which makes the CPU wait for a GPU."""
     step = run.step
     run.step = lambda: torch.tensor(float(step()))
 
@@ -236,7 +236,7 @@ def train(lever: Lever, corpus: str, seed: int, steps: int | None = None, thread
 
 
 def learning(arguments: argparse.Namespace) -> str:
-    """A table of the loss at the end of the same tokens, against the recipe as it is, seed by seed."""
+    """A table of the final loss after the same tokens, compared with the unchanged recipe seed by seed."""
     levers = chosen(LEARNING, arguments.only)
     losses: dict[str, list[float]] = {}
     runs = [(lever, seed) for lever in levers for seed in arguments.seeds]
@@ -258,7 +258,7 @@ def learning(arguments: argparse.Namespace) -> str:
 
 
 def speed(arguments: argparse.Namespace) -> str:
-    """A table of the seconds of a step, in turns, against the recipe as it is."""
+    """A table of the time of a step, measured in turns and compared with the unchanged recipe."""
     levers = chosen(SPEED, arguments.only)
     times: dict[str, list[float]] = {}
     with tqdm(total=len(levers) * len(arguments.seeds), unit="run") as bar:
@@ -301,10 +301,10 @@ def memory(arguments: argparse.Namespace) -> str:
 
 
 def chosen(levers: tuple[Lever, ...], only: list[str] | None) -> list[Lever]:
-    """The first, which is the recipe as it is, and those that were asked for, or all.
+    """The first lever, which is the unchanged recipe, and those named in `only`, or all.
 
     Raises:
-        UserError: a name that there is not.
+        UserError: `only` has an unknown name.
     """
     names = [lever.name for lever in levers]
     if unknown := [name for name in only or [] if name not in names]:
@@ -320,8 +320,8 @@ def main() -> None:
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument("--corpus", default="oz", help="(default oz)")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="(default 1 2 3)")
-    parser.add_argument("--workers", type=int, default=2, help="of learning, runs at a time (default 2)")
-    parser.add_argument("--only", nargs="+", metavar="CHANGE", help="these changes alone (default all)")
+    parser.add_argument("--workers", type=int, default=2, help="runs at the same time, for learning (default 2)")
+    parser.add_argument("--only", nargs="+", metavar="CHANGE", help="only these changes (default all)")
     parser.add_argument("--write", action="store_true", help="put the table into its page of docs/")
     arguments = parser.parse_args()
     text = KINDS[arguments.kind](arguments)

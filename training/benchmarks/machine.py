@@ -9,10 +9,10 @@ import transformers
 
 
 def matrix_peak(device: str = "cpu", size: int = 2048, dtype: torch.dtype = torch.float32) -> float:
-    """The most GFLOP/s of a product of two `size x size` matrices, by whichever library of torch is faster here.
+    """The most GFLOP/s of a product of two `size x size` matrices, with whichever of torch's libraries is faster here.
 
-    On a CPU torch has two for float32: MKL, and oneDNN, which it takes where less precision is allowed, though without
-    bf16 units it computes in float32 as well.
+    On a CPU torch has two for float32: MKL, and oneDNN. It uses oneDNN only if lower precision is allowed, but without
+    bf16 units oneDNN computes in float32 too.
     """
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     best, before = 0.0, torch.get_float32_matmul_precision()
@@ -29,13 +29,13 @@ def matrix_peak(device: str = "cpu", size: int = 2048, dtype: torch.dtype = torc
 
 
 def wait(device: str) -> None:
-    """Until the device has done what it was given."""
+    """Wait until the device has finished its work."""
     if device.startswith("cuda"):
         torch.cuda.synchronize()
 
 
 def describe_machine() -> dict[str, str | int]:
-    """What a figure of speed depends on."""
+    """The hardware and versions that a speed depends on."""
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else torch.cpu.get_capabilities()["cpu_name"]
     return {
         "device": name,

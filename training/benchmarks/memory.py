@@ -1,11 +1,11 @@
-"""Does memory grow? Read a stream that is larger than memory should be, and train for many steps.
+"""Does memory grow? Read a long stream, or train for many steps.
 
     python -m training.benchmarks.memory                     # reads 2 GB of generated text, about six minutes
     python -m training.benchmarks.memory --gigabytes 0.05
     python -m training.benchmarks.memory --steps 10000       # trains a tiny model instead
 
 The text is random words from a seed, in shards in a temporary folder that is removed at the end. Resident memory is
-read at every tenth; what counts is how much it grows from the first tenth, when everything is loaded, to the end.
+read at every tenth; the result is its growth from the first tenth, when everything is loaded, to the end.
 """
 
 import argparse
@@ -53,7 +53,7 @@ def write_shards(folder: Path, size: int, shards: int = 8, seed: int = 0) -> Non
 
 
 def watch(advance: Callable[[], int], total: int, unit: str) -> list[dict]:
-    """Call `advance`, which says how far it came, until it has come to `total`; memory and time at every tenth."""
+    """Call `advance`, which returns its progress, until `total` is reached; record memory and time at every tenth."""
     rows, done, started = [], 0, time.perf_counter()
     bar = tqdm(total=total, unit=unit, unit_scale=True)
     while done < total:
@@ -84,7 +84,7 @@ def read_stream(gigabytes: float) -> dict:
 
 
 def train_long(steps: int) -> dict:
-    """Train a tiny model on the sampler for so many steps."""
+    """Train a tiny model on the sampler."""
     with tempfile.TemporaryDirectory(prefix="run-") as name:
         model = {"hidden_size": 32, "num_hidden_layers": 2}
         run = Run(Recipe(steps=steps, model=model, context=32, batch_size=4, optimizer="muon"), Path(name))
@@ -99,7 +99,7 @@ def train_long(steps: int) -> dict:
 
 
 def growth(rows: list[dict]) -> dict:
-    """How much memory grew from the first tenth to the end, and all that was measured."""
+    """The growth of memory from the first tenth to the end, and all measurements."""
     return {"growth_mb": rows[-1]["resident_mb"] - rows[0]["resident_mb"], "measured": rows}
 
 
@@ -114,7 +114,7 @@ def table(rows: list[dict]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigabytes", type=float, default=2.0, help="size of the stream (default 2)")
-    parser.add_argument("--steps", type=int, help="train so many steps instead of reading a stream")
+    parser.add_argument("--steps", type=int, help="train for this many steps instead of reading a stream")
     parser.add_argument("--output", type=Path, default=Path("runs/memory.json"), help="(default runs/memory.json)")
     parser.add_argument("--write", action="store_true", help="put the table into its page of docs/")
     arguments = parser.parse_args()

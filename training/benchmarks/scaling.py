@@ -1,4 +1,4 @@
-"""The runs that the scaling law of training.plan is fitted to, the fit, and how well its plans come true.
+"""The runs that the scaling law of training.plan is fitted to, the fit, and a check of its plans.
 
 python -m training.benchmarks.scaling runs                  # train the grid, then fit; goes on where it stopped
 python -m training.benchmarks.scaling fit                   # fit again to what has been run
@@ -30,7 +30,7 @@ GRID = {  # sizes and the steps that each is trained for
 
 
 def run_grid(corpus: str, threads: int | None, part: int, parts: int) -> None:
-    """Train what `scaling.json` does not have yet; `part` of `parts` where several processes share the work."""
+    """Train the runs that `scaling.json` lacks, or those of `part` if `parts` processes share the work."""
     if threads:
         torch.set_num_threads(threads)
     unique = len(load_corpus(corpus).train)
@@ -52,9 +52,9 @@ def read() -> dict:
 
 
 def fit_law(runs: list[dict], iterations: int = 3000) -> Law:
-    """The law whose losses differ least from those of the runs, in the sum of Huber's losses of the differences.
+    """Fit the law to the losses of the runs by the Huber loss of their differences.
 
-    From several beginnings, as the surface has many hollows (Hoffmann et al., 2022, appendix D.3).
+    The fit starts from several points, since there are many local minima (Hoffmann et al., 2022, appendix D.3).
     """
     parameters, tokens, unique, losses = (
         torch.tensor([run[name] for run in runs], dtype=torch.double)
@@ -82,7 +82,7 @@ def fit_law(runs: list[dict], iterations: int = 3000) -> Law:
 
 
 def fit() -> None:
-    """Fit, write the law, and print how far it is from each run."""
+    """Fit the law, write it, and print its prediction for each run."""
     scaling = read()
     law = fit_law(scaling["runs"])
     scaling["law"] = dataclasses.asdict(law)
@@ -94,7 +94,7 @@ def fit() -> None:
 
 
 def check(corpus: str, budgets: list[float], write: bool) -> None:
-    """Plan for each budget, train what is planned, and compare."""
+    """Plan for each budget, train the plan, and compare."""
     lines = ["| minutes | planned | parameters | steps | predicted loss | reached | apart | minutes it took |"]
     lines.append("|--:|---|--:|--:|--:|--:|--:|--:|")
     for minutes in budgets:

@@ -1,12 +1,12 @@
-"""Seconds of training to another's loss, side by side on this machine.
+"""Seconds of training until another project's final loss is reached, side by side on this machine.
 
     python -m training.benchmarks.speedrun --nanogpt ../nanoGPT        # against nanoGPT's own code, from a checkout
     python -m training.benchmarks.speedrun                             # against transformers' Llama and GPT-2
     python -m training.benchmarks.speedrun --nanogpt ../nanoGPT --corpora oz --seeds 1
 
-Both are trained in turns. The other one's validation loss after its 2,000 steps is the goal, and its seconds to there
-are compared with ours to the same loss. What has been measured is kept in `results.json`, so that the same command
-goes on where it was stopped; beside it stands `loss.png`.
+Both are trained in turns. The goal is the other one's validation loss after its 2,000 steps; its seconds until then are
+compared with ours to the same loss. Measurements are stored in `results.json`, so that the same command resumes where
+it stopped, with a plot in `loss.png` beside it.
 """
 
 import argparse
@@ -29,20 +29,20 @@ from training.tables import PROJECT, write_table
 
 
 def in_new_process(function, *arguments, **options):
-    """Call a function in a fresh process, which ends with it."""
+    """Call a function in a fresh process, which ends when it returns."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(function, *arguments, **options).result()
 
 
 def measure(arguments: argparse.Namespace) -> dict:
-    """Run what `results.json` does not have yet, and return all of it."""
+    """Run the trainings that `results.json` lacks, and return all results."""
     path = arguments.output / "results.json"
     results = {"machine": describe_machine(), "courses": []}
     if path.exists() and not arguments.overwrite:
         results = json.loads(path.read_text(encoding="utf-8"))
         if results["machine"] != describe_machine():
-            raise UserError(f"{path} is of another machine or other versions; give another --output, or --overwrite.")
+            raise UserError(f"{path} is from another machine or other versions; give another --output, or --overwrite.")
     done = {(c["contender"], c["corpus"], c["seed"]) for c in results["courses"]}
     if arguments.nanogpt:
         others = {"nanoGPT": (run_nanogpt, find_nanogpt(arguments.nanogpt))}
@@ -62,7 +62,7 @@ def measure(arguments: argparse.Namespace) -> dict:
 
 
 def compare(courses: list[Course]) -> list[dict]:
-    """For each of the other contenders and each corpus: the seconds of both to its loss, and their ratio, by seed."""
+    """For each other contender, corpus and seed: its final loss, the seconds of both to that loss, and their ratio."""
     ours = {(c.corpus, c.seed): c for c in courses if c.contender.startswith("ours")}
     rows = []
     for other in courses:
@@ -113,7 +113,7 @@ COSTS = ("parameters", "tokens_per_second", "model_flops_utilisation", "peak_mem
 
 
 def spread(values: list[float | None], digits: int) -> str:
-    """The median, and all values in brackets where there are several; a seed that did not get there says so."""
+    """The median, with all values in brackets if there are several; or how many seeds did not reach the goal."""
     if None in values:
         return f"not reached by {values.count(None)} of {len(values)}"
     middle = f"{statistics.median(values):.{digits}f}"
@@ -161,7 +161,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="put the tables into docs/performance.md")
     arguments = parser.parse_args()
     for corpus in arguments.corpora:
-        load_corpus(corpus)  # what cannot be had is told before anything is trained
+        load_corpus(corpus)  # a missing corpus is reported before any training
     results = measure(arguments)
     courses = [Course(**{f.name: c[f.name] for f in dataclasses.fields(Course)}) for c in results["courses"]]
     results["comparison"] = compare(courses)

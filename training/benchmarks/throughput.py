@@ -1,11 +1,11 @@
-"""Tokens per second of training at equal size and batch, and how much of the machine's matrix peak that uses.
+"""Tokens per second of training at equal size and batch, and the share of the machine's matrix peak that this uses.
 
     python -m training.benchmarks.throughput --nanogpt ../nanoGPT                 # 0.8M and 10.7M parameters
     python -m training.benchmarks.throughput --sizes 0.8M --no-compile            # without compiling ours
     python -m training.benchmarks.throughput --sizes 124M --context 1024 --precision bf16 --nanogpt ../nanoGPT  # a GPU
 
-Every contender has a process of its own, and they are timed in turns, a few steps each, so that what else the machine
-does meets all of them. All take the same steps: AdamW, gradients clipped at 1, random batches of one vocabulary.
+Every contender has a process of its own, and they are timed in turns, a few steps each, so that other work on the
+machine slows all of them alike. All take the same steps: AdamW, gradients clipped at 1, random batches.
 nanoGPT and transformers run as their documentation shows; ours runs as `training.pretrain` does with `--compile true`.
 The time to compile is reported and not counted.
 """
@@ -41,7 +41,7 @@ PRECISIONS = {"no": torch.float32, "bf16": torch.bfloat16}
 
 
 def build_step(name: str, arguments: argparse.Namespace, size: str):
-    """A contender's training step, a function without arguments, and its number of parameters without positions."""
+    """A contender's training step, a function without arguments, and its parameters without position embeddings."""
     if name in OURS:
         return our_step(OURS[name], arguments, size)
     layers, hidden, heads = SIZES[size]
@@ -94,7 +94,7 @@ def our_step(preset: str, arguments: argparse.Namespace, size: str):
     vocab, rows = len(run.tokenizer), (arguments.batch, arguments.context)
 
     class Random:
-        """Batches as the others have them."""
+        """Random batches, like those of the others."""
 
         def at(self, step: int) -> dict[str, torch.Tensor]:
             x, y = torch.randint(vocab, (2, *rows))
@@ -109,7 +109,7 @@ def our_step(preset: str, arguments: argparse.Namespace, size: str):
 
 
 def contender(connection: Connection, name: str, arguments: argparse.Namespace, size: str) -> None:
-    """A process: build the contender, then for each number of steps that comes send the seconds that they took."""
+    """Run in a process: build the contender, then receive numbers of steps and send back the seconds they took."""
     begin = time.perf_counter()
     step, parameters = build_step(name, arguments, size)
     for _ in range(3):
@@ -158,7 +158,7 @@ def compare(size: str, arguments: argparse.Namespace) -> list[dict]:
 
 
 def table(rows: list[dict]) -> str:
-    """The rows in Markdown, with the ratio of the medians to each of the others."""
+    """The rows in Markdown, with the ratios of their speeds to nanoGPT's and Llama's."""
     lines = [
         "| size | contender | parameters | tokens a second | share of the peak | against nanoGPT | against Llama |",
         "|---|---|--:|--:|--:|--:|--:|",
@@ -182,7 +182,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["0.8M", "10.7M"], help="(default 0.8M 10.7M)")
     parser.add_argument("--batch", type=int, default=12, help="windows in a step (default 12)")
     parser.add_argument("--context", type=int, default=128, help="tokens in a window (default 128)")
-    parser.add_argument("--vocabulary", type=int, default=96, help="tokens of the others' vocabulary (default 96)")
+    parser.add_argument("--vocabulary", type=int, default=96, help="size of the others' vocabulary (default 96)")
     parser.add_argument("--rounds", type=int, default=7, help="turns of each contender (default 7)")
     parser.add_argument("--steps", type=int, default=5, help="steps in a turn (default 5)")
     parser.add_argument("--precision", choices=PRECISIONS, default="no", help="mixed precision (default no)")

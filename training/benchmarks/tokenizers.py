@@ -1,10 +1,10 @@
-"""What a tokenizer is worth: characters a token, the speed of encoding, and the loss by the character.
+"""Compare tokenizers: characters per token, the speed of encoding, and the loss per character.
 
     python -m training.benchmarks.tokenizers --corpus classics              # lengths and speeds, on one core
     python -m training.benchmarks.tokenizers --corpus poetry --train  # and the losses of three seeds each: half an hour
 
-Losses in nats per token cannot be compared: a longer token is harder to guess. So each model is scored in nats per
-character, after the same number of steps of as many tokens each. A model of longer tokens has then read more text.
+Losses in nats per token cannot be compared, since a longer token is harder to predict. So each model is scored in nats
+per character, after the same number of steps with the same number of tokens. Longer tokens then cover more text.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def recipe_for(corpus: str, kind: str, size: int | None, seed: int = 1) -> Recip
 
 
 def measure(corpus: Corpus, recipe: Recipe) -> tuple[int, float, float]:
-    """Tokens in the vocabulary, characters a token of the validation split, and MB of text encoded in a second."""
+    """The size of the vocabulary, characters per token on the validation split, and MB of text encoded per second."""
     tokenizer = build_tokenizer(recipe, corpus.train)
     speeds = []
     for _ in range(3):

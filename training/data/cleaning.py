@@ -1,15 +1,15 @@
-"""Books of Project Gutenberg as they are learned from: without what is not the author's, a paragraph a line.
+"""Clean books of Project Gutenberg for training: only the author's text, one paragraph to a line.
 
-[`clean_book`] gives the chapters of a book. Spelling and wording stay as they are.
+[`clean_book`] returns the chapters of a book. Spelling and wording are not changed.
 """
 
 import itertools
 import re
 from dataclasses import dataclass
 
-LONGEST = 30_000  # characters of a piece of a book without headings
-SHORTEST = 400  # a shorter piece goes with the one after it
-# The kinds of signs that typography and typewriters have for the same thing, and marks of emphasis.
+LONGEST = 30_000  # characters of a document; a longer chapter is cut
+SHORTEST = 400  # characters; a shorter piece is joined to the next one
+# Typographic variants of the same sign become one, and marks of emphasis are removed.
 SIGNS = str.maketrans(
     {
         **dict.fromkeys("“”„‟«»″", '"'),
@@ -27,7 +27,7 @@ BEGINS = (
     r"\*END\*? ?THE SMALL PRINT!.*\n",
 )
 ENDS = r"\n\W*(?:END OF (?:THE |THIS )?PROJECT GUTENBERG|End (?:of )?(?:the |this )?Project Gutenberg)"
-# What editors and producers have put in brackets.
+# Additions of editors and transcribers in brackets.
 MARKS = (
     r"\[ ?\**(?:Illustrations?|Illo|Picture|Image|Sidenote|Footnotes?|Transcriber'?s? Notes?|Transcription|Note|"
     r"Decoration|Frontispiece|Map|Music|Blank Page|Pg|Page|Greek|Hebrew|Handwritten|Ornament|Tailpiece|Headpiece)\b"
@@ -59,7 +59,7 @@ CONTENTS = (
     r"(?:TABLE OF |LIST OF |THE )?(?:CONTENTS|CHAPTERS|ILLUSTRATIONS|COLOURED PLATES|FULL-?PAGE PLATES|PLATES)\W*"
 )
 CONTENTS += r"|CHAPTER LIST\W*|PAGE|FACING PAGE"
-# A note on where a tale comes from, and a footnote that stands by itself.
+# A note on the source of a tale, or a footnote in a paragraph of its own.
 SOURCES = "|".join(
     (
         r"[\[(](?:From|Adapted|Translated|Taken|Told|Traditions|Contes|Volksm|Japan|[A-Z]\w+ische)[^\]]*[\])]\.?",
@@ -81,7 +81,7 @@ class Document:
 
 @dataclass(frozen=True)
 class Block:
-    """Lines without a blank one among them, with the number of blank lines before them."""
+    """Consecutive lines, none of them blank, with the number of blank lines before them."""
 
     lines: tuple[str, ...]
     gap: int
@@ -96,20 +96,20 @@ class Block:
         if not 0 < len(text) <= 110 or len(self.lines) > 4 or not re.search(r"[A-Za-z0-9]", text):
             return False
         if re.fullmatch(HEADING, text) and (self.gap > 1 or not text.isdigit()):
-            return not re.fullmatch(r"I[ -].*[^A-Z\W].*", text) or self.gap > 1  # "I was ..." is none
+            return not re.fullmatch(r"I[ -].*[^A-Z\W].*", text) or self.gap > 1  # "I was ..." is not one
         capitals = text.upper() == text and len(re.findall("[A-Z]", text)) > 2
         quoted = text[0] in "\"'(" or text[-1] in ",;:-"
         return not quoted and self.gap > 1 and (capitals or (self.gap > 2 and text[-1] not in ".!?\"'"))
 
     @property
     def is_subtitle(self) -> bool:
-        """Whether it can be the second line of a heading."""
+        """Whether this can be the second line of a heading."""
         text = self.joined
         return len(text) <= 80 and len(self.lines) < 3 and text[0].isalnum() and (text[-1].isalnum() or text.isupper())
 
     @property
     def is_prose(self) -> bool:
-        """A paragraph of full lines, which a table or a title page has not."""
+        """Whether this is a paragraph of full lines, unlike a table or a title page."""
         text = tidy(self.joined)
         full = sum(len(tidy(line)) for line in self.lines[:-1]) >= 45 * (len(self.lines) - 1)
         return len(text) > 150 and full and len(re.findall(r"[a-z]", text)) > 0.6 * len(text)
@@ -119,12 +119,12 @@ def clean_book(raw: bytes, title: str, author: str, begins: str = "", ends: str 
     """The chapters of a book.
 
     Args:
-        begins, ends: how the text itself begins, and what follows its end, where rules do not find them.
+        begins, ends: how the text itself begins, and what follows its end, if the rules do not find this.
     """
     text = raw.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     text = without_frame(text)
     for mark in (begins, ends):
-        assert mark in text, f"library.tsv: {mark!r} does not stand in {title}"
+        assert mark in text, f"library.tsv: {title} does not contain {mark!r}"
     if begins:
         text = text[text.index(begins) :]
     if ends:
@@ -141,7 +141,7 @@ def clean_book(raw: bytes, title: str, author: str, begins: str = "", ends: str 
 
 
 def is_note(text: str) -> bool:
-    """Whether a paragraph is a note of those who made the file, or on where a tale comes from."""
+    """Whether a paragraph is a transcriber's note, or a note on the source of a tale."""
     if len(text) < 90 and re.fullmatch(
         r"(?:Adapted |Translated |Taken )?[Ff]rom [^.;,!?]{3,80}\.?|.*M(?:a|ä|ae)h?rchen.*", text
     ):
@@ -151,7 +151,7 @@ def is_note(text: str) -> bool:
 
 
 def without_frame(text: str) -> str:
-    """A book without the header and the licence of Project Gutenberg, in the form of today or of its first years."""
+    """Remove the header and licence of Project Gutenberg, in their present and early forms."""
     for begin in BEGINS:
         if found := list(re.finditer(begin, text, re.DOTALL if "START" in begin else 0)):
             text = text[found[-1].end() :]
@@ -164,7 +164,7 @@ def without_frame(text: str) -> str:
 
 
 def without_marks(text: str) -> str:
-    """A book without marks of illustrations, pages and notes, and without rows of asterisks."""
+    """Remove the marks of illustrations, pages and notes, and rows of asterisks."""
     text = re.sub(MARKS, "", text, flags=re.IGNORECASE)
     text = re.sub(
         r"\{[^{}]*\.jpg\}|\[\*\*[^\]]*\]|(?im:^ *\d* *(?:full[ -]page )?line-art drawing\.? *$)|(?m:^.*\|.*\|.*$)|\|",
@@ -184,23 +184,23 @@ def without_marks(text: str) -> str:
 
 
 def without_page_numbers(text: str) -> str:
-    """A book without the numbers of its pages, and its paragraphs whole where a page or a picture stood in them.
+    """Remove page numbers, and join paragraphs that a page break or a picture divided.
 
-    Numbers that stand alone are those of chapters where there are few of them.
+    If there are only a few numbers on lines of their own, they are chapter numbers and stay.
     """
     number = r"(?m)^ *[\[({]?(?:[Pp]\. ?|[Pp]g\. ?|[Pp]age )?(\d{1,4})[\])}]? *$\n?"
     if sum(int(found) > 60 for found in re.findall(number, text)) > 5:
         text = re.sub(number, "", text)
-        text = re.sub(r"(?m)^ *\d{1,3} +(?=[A-Z][\w' -]+$)", "", text)  # of an illustration, by its caption
+        text = re.sub(r"(?m)^ *\d{1,3} +(?=[A-Z][\w' -]+$)", "", text)  # before the caption of an illustration
     return re.sub(r"(?<=[a-z,;])\n{2,}(?=[a-z])", "\n", text)
 
 
 def without_back(text: str, cut: bool) -> str:
-    """A book without what stands behind its end, unless `cut` says that it is cut already."""
+    """Remove whatever follows the end of a book, unless it was removed already (`cut`)."""
     for end in () if cut else BACK:
         for match in re.finditer(end, text):
             share = 0.6 if re.search("transcriber|footnote", match[0], re.IGNORECASE) else 0.88
-            title = re.search(rf"(?:^|\n) *{HEADING} *\n*$", text[: match.start()])  # a chapter may be called so
+            title = re.search(rf"(?:^|\n) *{HEADING} *\n*$", text[: match.start()])  # a chapter may have this name
             if match.start() > share * len(text) and not title:
                 text = text[: match.start()]
                 break
@@ -221,7 +221,7 @@ def split_blocks(text: str) -> list[Block]:
 
 
 def first_block(blocks: list[Block], begin: int) -> int:
-    """Where the text goes on after a title page or a table: at the headings before the first paragraph of prose."""
+    """Where the text begins after a title page or a table: at the headings before the first paragraph of prose."""
     place = next((i for i in range(begin, len(blocks)) if blocks[i].is_prose), begin)
     found = place
     while found > begin and place - found < 2 and blocks[found - 1].is_heading and len(blocks[found - 1].lines) < 4:
@@ -232,7 +232,7 @@ def first_block(blocks: list[Block], begin: int) -> int:
 
 
 def without_contents(blocks: list[Block]) -> list[Block]:
-    """Blocks without the tables of contents and illustrations, which stand in the first quarter of a book."""
+    """Remove the tables of contents and illustrations, which are in the first quarter of a book."""
     place = 0
     while place < len(blocks) // 4:
         if re.fullmatch(CONTENTS, blocks[place].lines[0].strip(), re.IGNORECASE):
@@ -243,13 +243,13 @@ def without_contents(blocks: list[Block]) -> list[Block]:
 
 
 def wrap_width(blocks: list[Block]) -> int:
-    """The length at which most lines of a book are broken."""
+    """The length at which most lines of a book are wrapped."""
     lengths = sorted(len(line) for block in blocks if len(block.lines) > 3 for line in block.lines[:-1])
     return lengths[int(0.9 * len(lengths))] if lengths else 70
 
 
 def paragraphs(block: Block, width: int) -> str:
-    """A block as it is learned from: prose in one line, verse in its lines, without indentation."""
+    """Lay out a block for training: prose in one line, verse in its own lines, without indentation."""
     indents = [len(line) - len(line.lstrip()) for line in block.lines]
     base = min(indents)
     runs: list[list[str]] = []
@@ -261,12 +261,12 @@ def paragraphs(block: Block, width: int) -> str:
         runs[-1].append(line.strip())
         before = inside
     if len(runs) > 3 or any(len(run) == 1 for run in runs):
-        runs = [[line.strip() for line in block.lines]]  # verse of which every other line is indented, or a first line
+        runs = [[line.strip() for line in block.lines]]  # verse with alternate lines or the first indented
     return "\n\n".join(lay_out(run, width - base if len(runs) == 1 else width) for run in runs)
 
 
 def lay_out(lines: list[str], width: int) -> str:
-    """Lines joined where they were broken only because they were full."""
+    """Join wrapped lines into one; verse keeps its line breaks."""
     lines = [re.sub(r" {2,}", " ", line) for line in lines]
     early = [len(a) + 1 + len(b.split(" ")[0]) < width - 5 for a, b in itertools.pairwise(lines)]
     capital = [bool(re.match(r"[\"'(\[-]*[A-Z0-9]", line)) for line in lines[1:]]
@@ -281,7 +281,7 @@ def lay_out(lines: list[str], width: int) -> str:
 
 
 def chapters(blocks: list[Block], width: int) -> list[tuple[str, str]]:
-    """The title and text of each chapter, or of pieces where there are no headings."""
+    """The title and text of each chapter, or of each piece of a book without headings."""
     pieces: list[tuple[str, list[str]]] = [("", [])]
     after_heading = False
     blocks = [
@@ -309,7 +309,7 @@ def size_of(parts: list[str]) -> int:
 
 
 def cut(parts: list[str]) -> list[str]:
-    """Paragraphs joined to pieces of about equal length, none much over `LONGEST`."""
+    """Join paragraphs into pieces of about equal length, none much longer than `LONGEST`."""
     count = -(-size_of(parts) // LONGEST)
     if count == 0 or size_of(parts) < 40:
         return []

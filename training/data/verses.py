@@ -1,6 +1,6 @@
-"""Poems as they are learned from: a title and lines, without notes, lost characters mended where they are certain.
+"""Clean poems for training: a title and lines, without notes, and lost characters restored where they are certain.
 
-A file of the archive is front matter (`author`, `title`) and a poem. [`clean_poems`] makes documents of many files.
+A file of the archive is front matter (`author`, `title`) and a poem. [`clean_poems`] turns files into documents.
 """
 
 import html
@@ -16,9 +16,9 @@ import numpy as np
 from training.data.cleaning import SIGNS, Document
 
 LOST = "\ufffd"
-GRAM = 5  # words in a row by which poems are compared
-SHARED = 0.4  # share of a poem's grams from which on it stands in another one
-# The archive has lost every letter with an accent, so that its own poems tell none of these words.
+GRAM = 5  # words of an n-gram by which poems are compared
+SHARED = 0.4  # a poem that shares this part of its n-grams with a longer one is a duplicate
+# The archive has lost all accented letters, so these words cannot be learned from its own poems.
 ACCENTED = """
 alcinoüs andré aphrodité après archæan ariadné attaché aërial aërie blasé blüthe boötes briseïs brontë bréhan
 béranger bête café calliopé cañon cañons chloë château châteaux circé cliché cléopâtre communiqué coëval
@@ -33,7 +33,7 @@ señorita soirée terpsichoré thaïs thérèse théâtre très tête voilà vol
 über œdipus
 """
 ACCENTED = frozenset(ACCENTED.split())
-# Words with a letter or more left out, before or after the apostrophe.
+# Words with an apostrophe in place of letters at their beginning, and those with one at their end.
 ELIDED = (
     "tis twas twere twill twould twixt tween neath mid midst mong mongst gainst em im er e ere round bout scape way"
 )
@@ -43,7 +43,7 @@ CLIPPED = (
 )
 CLIPPED += " altho thorough thru ev han ole doin goin comin lookin runnin livin makin nothin somethin mornin evenin"
 WORD = re.compile(rf"[^\W\d_{LOST}]+(?:'[^\W\d_{LOST}]+)*")
-# A paragraph that begins with a mark of a note.
+# A paragraph that begins with the mark of a note.
 NOTE = (
     r"(?m)^(?:\[?\d{1,3}\]|\(\d{1,3}\)|\{\d{1,3}\}|\*+ ?|[†‡§]|Footnotes?\b|FOOTNOTES?\b|N(?:ote|OTE)S?\b ?[.:\-])"
     r".*[A-Za-z]{3}.*(?:\n.+)*"
@@ -56,11 +56,11 @@ EXCLUDED = re.compile(r"dickinson|shakespeare", re.IGNORECASE)
 
 
 def clean_poems(files: Iterable[tuple[str, str]], poets: dict[str, str]) -> tuple[list[Document], dict[str, int]]:
-    """The poems of some poets, and how many were left out for which reason.
+    """The poems of some poets, and how many were left out for each reason.
 
     Args:
         files: the name and the text of each file.
-        poets: the authors to keep, as they are written in the files, with the names to give them.
+        poets: the authors to keep, as spelled in the files, with the names to give them.
     """
     left_out: Counter = Counter()
     with ProcessPoolExecutor(min(4, os.cpu_count()), mp_context=get_context("spawn")) as pool:
@@ -89,7 +89,7 @@ def lay_out_file(text: str) -> tuple[str, str, str]:
 
 
 def read_poem(text: str) -> tuple[str, str, str]:
-    """The author, title and text of a file; empty where it has none."""
+    """The author, title and text of a file; empty strings if it has no front matter."""
     match = re.match(r"---\s*\n(.*?)\n---[ \t]*\n", text, re.DOTALL)
     if not match:
         return "", "", ""
@@ -98,7 +98,7 @@ def read_poem(text: str) -> tuple[str, str, str]:
 
 
 def lay_out_poem(text: str) -> str:
-    """A text with one kind of signs, no notes in brackets or after the end, no indentation, no rows of asterisks."""
+    """Normalise signs, and remove notes, indentation and rows of asterisks."""
     text = html.unescape(html.unescape(text)).replace("\r", "")
     text = re.sub(r"\[(oe|ae)\]", r"\1", text, flags=re.IGNORECASE).translate(SIGNS)
     text = re.sub(r"(?m)^[ \t]+|[ \t]+$", "", re.sub(r"(?m)[ \t]{2,}[\[(]?\d{1,4}[\])]?\.?$", "", text))
@@ -114,7 +114,7 @@ def lay_out_poem(text: str) -> str:
 
 
 def cut_reference(match: re.Match) -> str:
-    """What stands in place of brackets: nothing, or where they hold a letter within a word, the letter."""
+    """The replacement for a pair of brackets: nothing, or the letter that they hold within a word."""
     letter = re.fullmatch(r"\[([a-z])\]", match[0])
     before = match.string[match.start() - 1 : match.start()]
     after = match.string[match.end() : match.end() + 1]
@@ -125,7 +125,7 @@ def clean_poem(author: str, title: str, body: str, words: Counter) -> tuple[str,
     """A poem as a document, or why it is left out."""
     stanzas = [stanza for stanza in body.split("\n\n") if stanza.strip()]
     if len(stanzas) > 3 and all("\n" not in stanza for stanza in stanzas):
-        stanzas = ["\n".join(stanzas)]  # each line stands by itself
+        stanzas = ["\n".join(stanzas)]  # every line is a paragraph
     while stanzas and is_note(stanzas, -1, author):
         stanzas = stanzas[:-1]
     while stanzas and is_note(stanzas, 0, author):
@@ -170,7 +170,7 @@ def is_note(stanzas: list[str], place: int, author: str) -> bool:
 
 
 def is_prose(stanza: str, author: str) -> bool:
-    """Whether a stanza is prose: wrapped lines that go on in small letters, or lines longer than those of verse."""
+    """Whether a stanza is prose: wrapped lines that continue in lower case, or lines too long for verse."""
     lines = stanza.split("\n")
     longest = max(map(len, lines))
     if longest > (420 if author == "Walt Whitman" else 170):
@@ -181,18 +181,18 @@ def is_prose(stanza: str, author: str) -> bool:
 
 
 def plain(text: str) -> str:
-    """A text as it is compared: its words in small letters."""
+    """A text for comparison: its words in lower case."""
     return " ".join(re.findall(r"[^\W_]+", text.lower().replace("'", "")))
 
 
 def mend(text: str, words: Counter, straight: bool) -> str:
-    """A text with its lost characters put back where they are certain; the others stay.
+    """Restore the lost characters of a text where they are certain; the others stay.
 
-    Apostrophes, quotation marks, dashes and accents are lost. Which it was is told by the word around it.
+    Apostrophes, quotation marks, dashes and accented letters were lost. The words around show which it was.
 
     Args:
-        words: how often each word stands in poems that have lost none.
-        straight: the poem has apostrophes, so that none were lost: what is missing in "belov?d" is an accented e.
+        words: how often each word occurs in poems that have lost no character.
+        straight: the poem has apostrophes, so it has lost none: "belov?d" lacks an accented e.
     """
     if LOST not in text:
         return text
@@ -211,7 +211,7 @@ def mend(text: str, words: Counter, straight: bool) -> str:
 
 
 def lost_sign(before: str, after: str, words: Counter, straight: bool, apostrophes: bool, pending: bool) -> str:
-    """The sign that was lost between two texts, or the mark of a lost one."""
+    """The character that was lost between two texts, or `LOST` if it is uncertain."""
     left = re.search(r"[^\W\d_]+(?:'[^\W\d_]+)*$", before)
     right = re.match(rf"[^\W\d_]+(?:['{LOST}][^\W\d_]+)*", after)
     left, right = left[0].lower() if left else "", right[0].lower() if right else ""
@@ -247,7 +247,7 @@ def lost_sign(before: str, after: str, words: Counter, straight: bool, apostroph
 
 
 def inside(left: str, right: str, words: Counter, straight: bool, apostrophes: bool) -> str:
-    """The sign that was lost within a word, or between two."""
+    """The character that was lost within a word, or between two."""
     ed = right == "d"
     if ed and words[f"{left}ed"]:
         if apostrophes and not straight:
@@ -263,14 +263,14 @@ def inside(left: str, right: str, words: Counter, straight: bool, apostrophes: b
 
 
 def accent(left: str, right: str) -> str:
-    """The letter that makes a word of `ACCENTED`, if there is one."""
+    """The letter that completes a word of `ACCENTED`, or an empty string."""
     word = re.compile(f"{re.escape(left)}([^a-z']){re.escape(right)}")
     found = {match[1] for known in ACCENTED if (match := word.fullmatch(known))}
     return found.pop() if len(found) == 1 else ""
 
 
 def at_end(left: str, after: str, words: Counter, pending: bool) -> str:
-    """The sign that was lost after a word."""
+    """The character that was lost after a word."""
     if left in CLIPPED.split() or (left.endswith("in") and words[f"{left}g"] > 3):
         return "'"
     if re.match(r"[,.;:!?]?\s|[,.;:!?)]|$", after):
@@ -284,7 +284,7 @@ def at_end(left: str, after: str, words: Counter, pending: bool) -> str:
 
 
 def without_repeats(poems: list[Document]) -> list[Document]:
-    """The poems, without those of which a longer one has at least `SHARED` of the words in a row."""
+    """Remove poems that share at least `SHARED` of their n-grams with a longer one."""
     owners, values, ids = [], [], {}
     sizes = np.zeros(len(poems), dtype=np.int64)
     for number, poem in enumerate(poems):
@@ -300,7 +300,7 @@ def without_repeats(poems: list[Document]) -> list[Document]:
     shared: dict[tuple[int, int], int] = defaultdict(int)
     for start, end in zip(starts[(ends - starts) > 1], ends[(ends - starts) > 1], strict=True):
         group = owners[start:end].tolist()
-        if len(group) <= 12:  # more have a refrain of the language
+        if len(group) <= 12:  # more poems than this share a common phrase of the language
             for i, a in enumerate(group):
                 for b in group[i + 1 :]:
                     shared[a, b] += 1
@@ -319,7 +319,7 @@ def without_repeats(poems: list[Document]) -> list[Document]:
 
 
 def hash_grams(words: list[str], ids: dict[str, int]) -> np.ndarray:
-    """A hash of each of the different `GRAM` words in a row; `ids` numbers the words as they are met."""
+    """The distinct hashes of a text's n-grams; `ids` numbers words in the order in which they appear."""
     if len(words) < GRAM:
         return np.zeros(0, dtype=np.uint64)
     numbers = np.array([ids.setdefault(word, len(ids) + 1) for word in words], dtype=np.uint64)

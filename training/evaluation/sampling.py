@@ -1,7 +1,7 @@
-"""Text from a model, a piece at a time, also past its context.
+"""Stream text from a model, also beyond its context.
 
-`model.generate` writes within the context. [`stream_text`] is a plain Python generator: when the caller stops asking,
-the work stops, no thread is left, and a text with its own seed is repeatable whatever else runs.
+`model.generate` is limited to the context. [`stream_text`] is a plain Python generator: when the caller stops
+iterating, the work stops and no thread is left. A seed gives the same text whatever else runs.
 """
 
 import codecs
@@ -26,9 +26,9 @@ def stream_text(
     """Yield the continuation of `prompt` in pieces of whole characters.
 
     Args:
-        prompt: at least one character; of a prompt past the context the end is used.
-        temperature: divides the logits; 0 takes the likeliest token.
-        top_p: draw from the likeliest tokens that have this probability together (Holtzman et al., 2019,
+        prompt: at least one character; if it is longer than the context, only its end is used.
+        temperature: divides the logits; 0 takes the most likely token.
+        top_p: sample only from the most likely tokens whose probabilities add up to this (Holtzman et al., 2019,
             https://arxiv.org/abs/1904.09751).
         seed: the same seed gives the same text.
 
@@ -37,8 +37,8 @@ def stream_text(
     """
     prompt_ids = tokenizer(prompt, add_special_tokens=False, split_special_tokens=True)["input_ids"]
     if not prompt_ids:
-        raise ValueError("The prompt is empty; give at least one character to write on from.")
-    # Bytes of one character can come as several tokens: only whole characters are handed out.
+        raise ValueError("The prompt is empty; give at least one character to continue from.")
+    # The bytes of a character can be spread over several tokens: only whole characters are yielded.
     characters = codecs.getincrementaldecoder("utf-8")(errors="replace")
     for token in stream_tokens(model, prompt_ids, max_new_tokens, temperature, top_p, seed):
         if piece := characters.decode(token_bytes(tokenizer, token)):
@@ -50,20 +50,20 @@ def stream_text(
 def stream_tokens(
     model: PreTrainedModel, prompt_ids: list[int], max_new_tokens: int, temperature: float, top_p: float, seed: int
 ) -> Iterator[int]:
-    """Yield new tokens until one of the end tokens or `max_new_tokens`.
+    """Yield new tokens, up to an end token or `max_new_tokens`.
 
-    When the context is full, the last half of it starts a new one: one prefill for every half context, and the cache
-    in between.
+    When the context is full, a new one starts from its last half: one prefill per half context, and the cache in
+    between.
     """
     context = model.config.max_position_embeddings
     end = model.config.eos_token_id
     ends = set(end) if isinstance(end, list) else {end}
-    # The end token of a converted GPT-2 is its first token too, and has to be drawn.
+    # A converted GPT-2 has the same token for beginning and end, so it must stay possible.
     special = {model.config.bos_token_id, model.config.pad_token_id} - ends - {None}
     never = torch.tensor(sorted(special), dtype=torch.long)
     generator = torch.Generator().manual_seed(seed)
     window = list(prompt_ids)
-    unread = None  # what the cache has not seen; None starts a new cache
+    unread = None  # tokens that are not in the cache yet; None starts a new cache
     for _ in range(max_new_tokens):
         if unread is None or len(window) > context:
             window = window if len(window) < context else window[-max(1, context // 2) :]
@@ -82,7 +82,7 @@ def stream_tokens(
 
 
 def choose(logits: torch.Tensor, temperature: float, top_p: float, generator: torch.Generator) -> int:
-    """Draw one token from `logits` `(1, vocab)`."""
+    """Sample a token from `logits` `(1, vocab)`."""
     if temperature == 0:
         return int(logits.argmax())
     logits = logits / temperature
@@ -105,7 +105,7 @@ def write_passage(
     Args:
         source: the token ids that the encoder reads, `(source length,)`.
         written: the token ids that the decoder has written so far, `(length,)`; may be empty.
-        max_new_tokens: the most tokens to add; below 1 nothing is added.
+        max_new_tokens: add at most this many tokens; below 1, none.
         temperature, top_p, seed: as for [`stream_text`].
 
     Returns:

@@ -1,11 +1,11 @@
 """The loss of a text, in nats per character.
 
-For a decoder windows of the model's context slide by half their length and each character is scored once, with at
-least half a context before it (the first window scores all of its own). The first character has nothing before it and
-is not scored. For an encoder-decoder the text is cut into passages of its context, and each but the first is scored
-after the one before it as the source. For an encoder gaps are made in every window of its context, always the same,
-and what they hide is scored. A character that the vocabulary lacks is scored as the bytes that encode it, so that
-losses of different vocabularies compare.
+Decoder: windows of the model's context slide by half their length, and each character is scored once, with at least
+half a context before it (the first window scores all its characters). The first character has nothing before it and
+is not scored. Encoder-decoder: the text is cut into passages of the context's length, and each but the first is scored
+with the one before it as the source. Encoder: a fixed pattern of tokens is masked in every window, and the masked
+tokens are scored. A character that the vocabulary lacks is scored as the bytes that encode it, so that losses of
+different vocabularies can be compared.
 """
 
 import torch
@@ -17,11 +17,11 @@ from tokenizer import encode_text
 from training.command import UserError
 from training.data.windows import IGNORED, Copy, encode, mask_spans
 
-LOGITS = 1 << 25  # computed at once: 128 MiB in float32
+LOGITS = 1 << 25  # how many to compute at once: 128 MiB in float32
 
 
 def count_windows(length: int, context: int) -> int:
-    """How many windows [`sliding_windows`] cuts from so many tokens."""
+    """How many windows [`sliding_windows`] cuts from `length` tokens."""
     stride = max(1, context // 2)
     return len(range(0, max(1, length - 1 - context + stride), stride))
 
@@ -29,30 +29,30 @@ def count_windows(length: int, context: int) -> int:
 def sliding_windows(
     tokens: torch.Tensor, context: int, numbers: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Inputs and targets, `(windows, context)` each, of the windows with these numbers, `(windows,)`, or of all.
+    """Inputs and targets, `(windows, context)` each, of the windows with these `numbers` `(windows,)`, or of all.
 
-    In all windows of a text together every token but the first is a target exactly once.
+    Over all windows of a text, every token but the first is a target exactly once.
     """
     stride = max(1, context // 2)
     if numbers is None:
         numbers = torch.arange(count_windows(len(tokens), context))
     places = numbers[:, None] * stride + torch.arange(context + 1)  # (windows, context + 1)
     windows, beyond = tokens[places.clamp(max=len(tokens) - 1)].long(), places >= len(tokens)
-    # Padding stands on the right, where a causal model cannot see it from any position that is scored.
+    # Padding is on the right, where no scored position of a causal model can see it.
     inputs, targets = windows[:, :-1].masked_fill(beyond[:, :-1], 0), windows[:, 1:].masked_fill(beyond[:, 1:], IGNORED)
     targets[numbers > 0, : context - stride] = IGNORED
     return inputs, targets
 
 
 def passages(tokens: torch.Tensor, context: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sources and targets, `(passages, context)` each: every passage but the first is the target after the last."""
+    """Sources and targets, `(passages, context)` each: every passage is the source of the next one."""
     missing = -len(tokens) % context
     rows = nn.functional.pad(tokens, (0, missing), value=IGNORED).view(-1, context)
     return rows[:-1], rows[1:]
 
 
 def whole_windows(tokens: torch.Tensor, context: int) -> torch.Tensor:
-    """A text cut into windows, `(windows, context)`, or shorter where the text is; the last rest is left out."""
+    """A text cut into windows, `(windows, context)`, without the remainder; a shorter text is one shorter window."""
     length = min(len(tokens), context)
     return tokens[: len(tokens) // length * length].view(-1, length)
 
@@ -65,9 +65,9 @@ def validation_loss(
     process: int = 0,
     processes: int = 1,
 ) -> float:
-    """This process's share of the loss of `text` in nats per character; add the shares of all processes up.
+    """This process's share of the loss of `text` in nats per character; the shares of all processes add up to the loss.
 
-    It takes what [`score_text`] takes.
+    The arguments are those of [`score_text`].
     """
     return score_text(model, tokenizer, text, context, process, processes)[0]
 
@@ -81,21 +81,21 @@ def score_text(
     process: int = 0,
     processes: int = 1,
 ) -> tuple[float, float]:
-    """This process's share of the loss of `text` in nats per character, and of the tokens that the model ranks first.
+    """This process's share of the loss of `text` in nats per character, and of the top-1 accuracy over tokens.
 
-    Windows are cut as they are scored, so that a long text takes no more memory than its ids.
+    Windows are cut when they are scored, so a long text takes no more memory than its ids.
 
     Args:
         context: the length of a window; the model's own by default.
         process, processes: score the windows `process`, `process + processes`, ...
 
     Raises:
-        UserError: a text so short that nothing in it can be scored.
+        UserError: the text is too short to score anything.
     """
     tokens = torch.from_numpy(encode_text(tokenizer, text)).int()
     context = context or model.config.max_position_embeddings
     both = model.config.is_encoder_decoder
-    # What is not scored: a decoder's first token, or an encoder-decoder's first source.
+    # Characters that are not scored: those of a decoder's first token, or of an encoder-decoder's first source.
     given = len(tokenizer.decode(tokens[: context if both else 1]))
     if len(text) <= given:
         raise UserError(
@@ -118,7 +118,7 @@ def score_text(
             return inputs[numbers], targets[numbers]
 
     total, correct, rows = 0.0, 0, max(1, min(64, LOGITS // (length * model.config.vocab_size)))
-    # Every process goes through the model equally often, as a sharded one needs: some score an empty window.
+    # A sharded model needs equally many forward passes in every process, so some score an empty window.
     own = torch.arange(process, count + -count % processes, processes).split(rows)
     for numbers in tqdm(own, "scoring", unit="batch", delay=2, leave=False, mininterval=0.5, disable=process > 0):
         x, y = cut(numbers.clamp(max=count - 1))
@@ -130,7 +130,10 @@ def score_text(
 
 @torch.no_grad()
 def score_batch(model: PreTrainedModel, batch: dict[str, torch.Tensor], targets: torch.Tensor) -> tuple[float, int]:
-    """The sum of the nats of all targets, `(batch, length)`, in evaluation mode, and how many are ranked first."""
+    """The sum of the losses of all targets `(batch, length)` in nats, and how many targets are the top prediction.
+
+    The model runs in evaluation mode and returns to its mode after that.
+    """
     training = model.training
     model.eval()
     batch = {name: rows.to(model.device) for name, rows in batch.items()}
@@ -143,7 +146,7 @@ def score_batch(model: PreTrainedModel, batch: dict[str, torch.Tensor], targets:
 
 @torch.no_grad()
 def expert_load(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> torch.Tensor:
-    """The share of a text's tokens that each expert of a mixture works on, `(layers, experts)`.
+    """The share of a text's tokens that are routed to each expert, `(layers, experts)`.
 
     A row sums to 1; with a balanced load every expert has `1 / experts`.
     """
@@ -160,7 +163,7 @@ def expert_load(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text
 
 @torch.no_grad()
 def score_copies(model: PreTrainedModel, task: Copy, batches: int = 8) -> tuple[float, float]:
-    """The loss in nats per character, and the share of strings copied exactly, on strings that training never sees."""
+    """The loss in nats per character and the share of exact copies, on strings that training never sees."""
     total, characters, exact, strings = 0.0, 0, 0, 0
     model.eval()
     for number in range(1, batches + 1):
@@ -177,7 +180,7 @@ def score_copies(model: PreTrainedModel, task: Copy, batches: int = 8) -> tuple[
 
 
 def describe_scores(scores: dict[str, float]) -> str:
-    """Scores to print behind the loss: losses in nats, and all others are shares."""
+    """Further scores to print after the loss: losses in nats, all others as percentages."""
     return "".join(
         f", {name.replace('_', ' ')} {f'{value:.4f}' if name.startswith('validation_loss') else f'{value:.1%}'}"
         for name, value in scores.items()

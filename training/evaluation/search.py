@@ -1,11 +1,11 @@
-"""Find the passages of a text that are nearest to a few words, by the vectors of an encoder.
+"""Find the passages of a text that are most similar to a few words, by the vectors of an encoder.
 
     python -m training.evaluation.search "the tin woodman weeps"
     python -m training.evaluation.search "a storm at sea" --corpus my.txt --checkpoint runs/mine/best --top 3
 
-A passage has one vector for each of its words, which knows the words around it. The first search in a text makes those
-of all its passages and keeps them as safetensors; later ones read them. Each line has a score, at most 1, the place of
-the passage in the text, and the passage.
+A passage has one vector for each of its words, which depends on the words around it. The first search in a text
+computes the vectors of all its passages and caches them as safetensors. Each line of output is a score, at most
+1, the position of the passage in the text, and the passage.
 """
 
 import argparse
@@ -31,10 +31,10 @@ SENTENCE = re.compile(r"[^.!?…]*[.!?…]*[”’\"')\]]*\s*", re.DOTALL)
 
 
 def cut_passages(text: str, longest: int) -> list[tuple[int, int]]:
-    """Beginnings and ends of passages of at most `longest` characters: as many whole sentences as fit, in order.
+    """The `(begin, end)` of passages of at most `longest` characters, each as many whole sentences as fit, in order.
 
-    A paragraph ends a passage, and a sentence that is too long by itself is cut between words, or within one that is
-    longer still.
+    No passage goes beyond a paragraph. A sentence that is too long is cut between words, and a word that is too long
+    is cut too.
     """
     passages: list[tuple[int, int]] = []
     for paragraph in re.finditer(r"\S(?:.*?\S)?(?=\s*\n\s*\n|\s*\Z)", text, re.DOTALL):
@@ -58,9 +58,9 @@ def cut_passages(text: str, longest: int) -> list[tuple[int, int]]:
 def embed(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str], progress: bool
 ) -> list[torch.Tensor]:
-    """One vector for each word of each text, `(words, hidden)`: the mean of the encoder's states over its characters.
+    """One vector for each word of each text, `(words, hidden)`: the mean of the encoder's states over its tokens.
 
-    A text without a word has one vector, of all its characters.
+    A text without words has one vector, the mean over all its tokens.
     """
     encoder = model.encoder if model.config.is_encoder_decoder else model.base_model
     tokenizer.padding_side = "right"
@@ -75,22 +75,22 @@ def embed(
         for row, text in enumerate(some):
             ends = [(word.start(), word.end() - 1) for word in WORD.finditer(text)]
             words = [tuple(batch.char_to_token(row, place) for place in end) for end in ends]
-            words = [(first, last) for first, last in words if None not in (first, last)]  # some can be cut off
+            words = [(first, last) for first, last in words if None not in (first, last)]  # truncation can drop some
             words = words or [(0, int(batch["attention_mask"][row].sum()) - 1)]
             vectors.append(torch.stack([states[row, first : last + 1].mean(0) for first, last in words]))
     return vectors
 
 
 def compare(query: torch.Tensor, vectors: torch.Tensor, passages: torch.Tensor) -> torch.Tensor:
-    """The score of each passage: the mean, over the words of a query, of the cosine with their nearest word in it.
+    """The score of each passage, `(passages,)`: for each query word the cosine with its nearest word there, averaged.
 
-    Source: Khattab and Zaharia, "ColBERT", 2020, https://arxiv.org/abs/2004.12832, equation 3. What all words share is
-    taken off first, without which all seem alike (Mu and Viswanath, 2018, https://arxiv.org/abs/1702.01417).
+    Source: Khattab and Zaharia, "ColBERT", 2020, https://arxiv.org/abs/2004.12832, equation 3. The mean vector is
+    subtracted first; otherwise all words look alike (Mu and Viswanath, 2018, https://arxiv.org/abs/1702.01417).
 
     Args:
         query: `(query words, hidden)`.
         vectors: those of all words of all passages, `(words, hidden)`.
-        passages: the number of the passage that each word stands in, `(words,)`, from 0.
+        passages: the number of each word's passage, `(words,)`, from 0.
     """
     mean = vectors.mean(0)
     words = nn.functional.normalize(vectors - mean, dim=-1)
@@ -102,9 +102,9 @@ def compare(query: torch.Tensor, vectors: torch.Tensor, passages: torch.Tensor) 
 def passage_vectors(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str], path: Path | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The vectors of all words of some passages, and which passage each stands in, as [`compare`] takes them.
+    """The vectors of all words of some passages and the passage of each word, as [`compare`] takes them.
 
-    They come from the file at `path` where it has those of this model and these texts; else they are written there.
+    They are read from the file at `path` if it is of this model and these texts; otherwise computed and written there.
 
     Raises:
         UserError: the file cannot be written.
@@ -119,7 +119,7 @@ def passage_vectors(
             if file.metadata() == of:
                 return file.get_tensor("vectors").float(), file.get_tensor("passages")
     except (OSError, SafetensorError):
-        pass  # none yet, or not whole: they are made anew
+        pass  # missing or damaged: compute them
     words = embed(model, tokenizer, texts, progress=True)
     vectors = torch.cat(words).half()  # half as large; the scores change by less than a thousandth
     passages = torch.arange(len(words)).repeat_interleave(torch.tensor([len(w) for w in words]))
@@ -138,20 +138,23 @@ def main() -> None:
     parser.add_argument(
         "--checkpoint", default=str(CHECKPOINT), help="an encoder or encoder-decoder (default %(default)s)"
     )
-    parser.add_argument("--vectors", type=Path, help="the file of the vectors (default: one in the cache)")
-    parser.add_argument("--device", help="cpu, cuda, mps ... (default: the accelerator, where there is one)")
+    parser.add_argument("--vectors", type=Path, help="file to store the vectors in (default: one in the cache)")
+    parser.add_argument("--device", help="cpu, cuda, mps ... (default: the accelerator, if there is one)")
     parser.add_argument("--top", type=int, default=5, help="passages to print (default %(default)s)")
     arguments = parser.parse_args()
     if not arguments.query.strip():
-        raise UserError("there is nothing to look for; give a few words.")
+        raise UserError("the query is empty; give a few words.")
     device, text = choose_device(arguments.device), load_corpus(arguments.corpus).text
     tokenizer, model = load_trained(arguments.checkpoint)
     model.to(device)
     if not model.config.is_encoder_decoder and model.config.is_causal:
-        raise UserError(f"{arguments.checkpoint} is a decoder, which sees no text whole; give an encoder.")
+        raise UserError(
+            f"{arguments.checkpoint} is a decoder, whose vectors do not depend on later words; give an encoder or "
+            "an encoder-decoder."
+        )
     places = cut_passages(text, model.config.max_position_embeddings)
     if not places:
-        raise UserError("the text has no passage to search; give a longer one.")
+        raise UserError("the text has no passages to search; give a longer one.")
     found = passage_vectors(model, tokenizer, [text[begin:end] for begin, end in places], arguments.vectors)
     scores = compare(embed(model, tokenizer, [arguments.query], progress=False)[0], *found)
     best = scores.topk(min(max(arguments.top, 1), len(places)))

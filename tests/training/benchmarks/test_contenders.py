@@ -1,4 +1,4 @@
-"""The courses of the speedrun: one measure for all, and another's code run as it is."""
+"""The contenders of the speedrun: one score for all, and nanoGPT's code run unchanged."""
 
 import math
 import sys
@@ -75,7 +75,7 @@ def test_nanogpt_is_timed_by_its_own_clock_and_scored_by_ours(checkout):
 
 
 def test_a_folder_that_is_no_checkout_is_refused(tmp_path):
-    with pytest.raises(UserError, match="no checkout of nanoGPT"):
+    with pytest.raises(UserError, match="not a checkout of nanoGPT"):
         find_nanogpt(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""A lever of speed changes the time alone; a lever of learning changes the loss, and nothing else breaks."""
+"""A lever of speed changes only the time; a lever of learning changes the loss."""
 
 import dataclasses
 
@@ -41,7 +41,7 @@ def test_each_lever_of_speed_leaves_the_loss(lever, base, monkeypatch):
     touched = (optimizers, "orthogonalise"), (torch.optim, "AdamW"), (loop, "choose_kernels")
     touched += (kernels, "other_than_intel_with_avx512"), (kernels, "keep_freed_memory")
     for module, name in touched:
-        monkeypatch.setattr(module, name, getattr(module, name))  # so that what the lever puts there goes again
+        monkeypatch.setattr(module, name, getattr(module, name))  # restored after the test
     assert last_loss(lever) == pytest.approx(base, abs=0.02 if "bf16" in lever.name else 1e-4)
 
 

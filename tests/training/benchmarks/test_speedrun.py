@@ -1,4 +1,4 @@
-"""What the speedrun says of its courses, and that it goes on where it was stopped."""
+"""The speedrun's comparison and tables, and that it resumes where it stopped."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The steps that are timed are steps of training."""
+"""The timed steps are training steps."""
 
 import argparse
 

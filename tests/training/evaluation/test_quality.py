@@ -9,7 +9,7 @@ from training.evaluation.quality import longest_copy, measure_quality
 TRAINING = "The cat sat on the mat and looked at the moon for a long time.\n\nThen it slept.\n"
 
 
-def test_a_recited_text_is_seen_as_one():
+def test_recited_text_is_recognised():
     recited = measure_quality(["and looked at the moon for a long time.\n\nThen it"], ["other words", TRAINING])
     assert recited.copied_grams == 1
     assert recited.longest_copy == "and looked at the moon for a long time.\n\nThen it"
@@ -52,12 +52,12 @@ def test_forms_of_quatrains():
 
 def test_command_counts_the_samples_that_have_the_form(trained):
     said = run_forked("-m", "training.evaluation.quatrains", trained / "best", "--samples", "2").stdout
-    assert said == "0 of 2 quatrains (0.0%) have the form that was asked for: 五言绝句 0 of 1, 七言绝句 0 of 1\n"
+    assert said == "0 of 2 quatrains (0.0%) have the requested form: 五言绝句 0 of 1, 七言绝句 0 of 1\n"
 
 
 @pytest.mark.corpora
 @pytest.mark.parametrize(("name", "order", "loss"), [("oz", 8, 1.2459), ("shijing", 14, 5.2547)])
-def test_the_compressor_has_its_figures(corpora, name, order, loss):
+def test_the_compressor_reaches_the_published_figures(corpora, name, order, loss):
     pytest.importorskip("pyppmd")
     assert ppmd_loss(load_corpus(name), [2, order]) == (pytest.approx(loss, abs=5e-5), order)
 

@@ -29,7 +29,7 @@ def test_passages_cover_the_text_in_order_and_keep_their_length(longest):
     assert not any("\n\n" in TEXT[b:e] for b, e in passages)
 
 
-def test_passages_end_with_sentences_where_these_fit():
+def test_passages_end_with_sentences_if_they_fit():
     texts = [TEXT[b:e].strip() for b, e in cut_passages(TEXT, 60)]
     assert texts[0] == "The first sentence is here."
     assert texts[2:4] == ["A new paragraph begins. “And a voice speaks.”", "It says a word: incomprehensibilities."]
@@ -62,7 +62,7 @@ def test_a_special_token_in_a_passage_is_text():
 
 
 @pytest.mark.parametrize("fields", [{"is_encoder_decoder": True}, {"is_causal": False}])
-def test_a_text_has_a_vector_a_word_and_the_same_alone_and_beside_a_longer_one(fields):
+def test_each_word_has_a_vector_which_a_longer_text_in_the_batch_does_not_change(fields):
     model, tokenizer = build(**fields)
     (alone,) = embed(model, tokenizer, ["a wörd, 诗"], progress=False)
     beside = embed(model, tokenizer, ["a wörd, 诗", "The second one, a little longer", "?!"], progress=False)
@@ -88,7 +88,7 @@ def test_a_passage_is_nearest_to_itself():
         assert scores.max() == pytest.approx(1, abs=1e-4)
 
 
-def test_vectors_are_kept_and_made_anew_for_another_model_or_a_damaged_file(tmp_path):
+def test_vectors_are_cached_and_recomputed_for_another_model_or_a_damaged_file(tmp_path):
     model, tokenizer = build(is_encoder_decoder=True)
     texts = ["one text", "and another one"]
     path = tmp_path / "vectors.safetensors"
@@ -106,8 +106,8 @@ def test_vectors_are_kept_and_made_anew_for_another_model_or_a_damaged_file(tmp_
 
 
 @pytest.mark.corpora
-def test_words_of_oz_are_found_where_they_stand(corpora, tmp_path):
-    """A few words of a passage, in lower case: the passage is among the first five for most."""
+def test_words_of_oz_find_their_passage(corpora, tmp_path):
+    """For most queries of a few words of a passage, in lower case, the passage is among the first five."""
     text = load_corpus("oz").text
     model = load_model(CHECKPOINT).eval()
     tokenizer = AutoTokenizer.from_pretrained(CHECKPOINT)
@@ -134,7 +134,7 @@ def test_command(tmp_path):
     assert len(said.splitlines()) == 2
     assert float(said.split()[0]) >= float(said.splitlines()[1].split()[0])
     for wrong, words in (
-        (["  ", "--checkpoint", tmp_path / "model"], "nothing to look for"),
+        (["  ", "--checkpoint", tmp_path / "model"], "the query is empty"),
         (["a", "--checkpoint", tmp_path / "none"], "there is no folder"),
         (["a", "--checkpoint", "space/checkpoints/poetry-gpt"], "is a decoder"),
     ):
