@@ -354,7 +354,7 @@ def test_a_small_text_that_is_read_often_stops_by_itself_and_says_what_to_do(tmp
     assert record["finished"]
     assert record["steps"] == record["best_step"] + 30 < 200
     said = capsys.readouterr().out
-    assert "ends early after 3 scores without a better one" in said
+    assert "stops early after 3 evaluations without a better loss" in said
     assert f"at step {record['best_step']}" in said
     assert f"since then it has risen to {record['final_validation_loss']:.4f}" in said
     assert "--start_from" in said

@@ -125,7 +125,7 @@ def test_a_run_resumes_with_another_number_of_processes(streamed, stream_fields,
     (folder / "run.json").write_text(json.dumps({**record, "finished": False}))
     said = pretrain(resumed, folder, stream_fields)
     assert f"resuming from step {STEPS // 2}" in said
-    assert ("dropout with new random numbers" in said) == ((begun == "one") != (resumed == "one"))
+    assert ("dropout gets new random numbers" in said) == ((begun == "one") != (resumed == "one"))
     assert_same(folder, streamed / "one")
 
 
