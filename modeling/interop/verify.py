@@ -15,8 +15,8 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..cache import CACHE_NAME
-from ..loading import check_reachable
-from .conversion import load_model, to_transformers
+from ..loading import load_model
+from .conversion import to_transformers
 
 TOLERANCE = 1e-4  # in float32, where another order of summation changes a logit by about 1e-6 of the largest
 TEXTS = ("The moon upon the water", "Oz", "And then, as the wind rose")
@@ -108,9 +108,8 @@ def main() -> None:
     parser.add_argument("checkpoint", help="a folder or Hub id")
     checkpoint = parser.parse_args().checkpoint
     try:
-        check_reachable(checkpoint)
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)
         model = load_model(checkpoint, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)
     except (OSError, ValueError) as error:
         sys.exit(f"error: {checkpoint} cannot be loaded: {' '.join(str(error).split())}")
     rows = certify(model, tokenizer)
