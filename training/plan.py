@@ -114,7 +114,7 @@ def measure(recipe: Recipe, steps: int = 8) -> tuple[int, float]:
 def train_once(recipe: Recipe) -> dict[str, float]:
     """Train a recipe and return only figures: parameters, tokens, the best loss and the seconds of training."""
     from training.engine.loop import Run
-    from training.evaluation.scores import validation_loss
+    from training.evaluation.scores import score_text
 
     with tempfile.TemporaryDirectory() as folder:
         run = Run(recipe, Path(folder))
@@ -125,7 +125,7 @@ def train_once(recipe: Recipe) -> dict[str, float]:
             float(run.step())
             seconds += time.perf_counter() - begin
             if step % recipe.evaluate_every == 0 or step == recipe.steps:
-                best = min(best, validation_loss(run.model, run.tokenizer, run.corpus.validation))
+                best = min(best, score_text(run.model, run.tokenizer, run.corpus.validation)[0])
         tokens = recipe.steps * recipe.batch_size * recipe.context
         return {"parameters": run.model.num_parameters(), "tokens": tokens, "loss": best, "seconds": seconds}
 

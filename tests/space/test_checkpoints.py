@@ -16,7 +16,7 @@ from space.evolution import LABORATORY
 from space.writer import CHECKPOINTS, EVOLUTION
 from tests.conftest import PROJECT
 from training.data.corpora import load_corpus
-from training.evaluation.scores import validation_loss
+from training.evaluation.scores import score_text
 
 TUNED = ["english", "chinese"]  # in two stages
 SHOWN = ["poetry-growth", *(f"lab-{kind}" for kind in LABORATORY)]  # in the tab for growing
@@ -113,7 +113,7 @@ def test_validation_loss_is_the_recorded_one(corpora, name):
     # The whole split of the poems would take minutes.
     text = corpus.validation[: record["recipe"].get("validation_characters")]
     expected = record.get("partial_validation_loss", record["best_validation_loss"])
-    loss = validation_loss(load(name), AutoTokenizer.from_pretrained(CHECKPOINTS / name), text)
+    loss = score_text(load(name), AutoTokenizer.from_pretrained(CHECKPOINTS / name), text)[0]
     assert loss == pytest.approx(expected, abs=1e-3)
 
 

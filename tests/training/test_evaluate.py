@@ -9,7 +9,7 @@ from tests.forks import run_forked
 from tokenizer import build_character_tokenizer
 from training.command import UserError
 from training.data.windows import IGNORED
-from training.evaluation.scores import count_windows, sliding_windows, validation_loss
+from training.evaluation.scores import count_windows, score_text, sliding_windows
 
 
 @pytest.mark.parametrize("length", [2, 7, 8, 9, 12, 13, 40, 41, 1000])
@@ -38,27 +38,25 @@ def test_loss_of_a_short_text_is_the_models_own():
     text = "the moon upon."
     model, tokenizer = model_and_tokenizer(text)
     ids = tokenizer(text, return_tensors="pt")["input_ids"]
-    assert validation_loss(model, tokenizer, text) == pytest.approx(
-        float(model(ids, labels=ids).loss.detach()), abs=1e-5
-    )
+    assert score_text(model, tokenizer, text)[0] == pytest.approx(float(model(ids, labels=ids).loss.detach()), abs=1e-5)
 
 
 def test_bytes_of_an_unknown_character_count_as_one_character():
     """A model that knows nothing pays log(vocabulary) for each of the three bytes of a Chinese character."""
     model, tokenizer = model_and_tokenizer("ab")
     torch.nn.init.zeros_(model.lm_head.weight)
-    one = validation_loss(model, tokenizer, "abab")
+    one = score_text(model, tokenizer, "abab")[0]
     assert one == pytest.approx(math.log(len(tokenizer)), abs=1e-4)
-    assert validation_loss(model, tokenizer, "a诗") == pytest.approx(3 * math.log(len(tokenizer)), abs=1e-4)
+    assert score_text(model, tokenizer, "a诗")[0] == pytest.approx(3 * math.log(len(tokenizer)), abs=1e-4)
 
 
 def test_shares_of_several_processes_add_up_and_the_mode_is_kept(monkeypatch):
     text = "the moon upon the water, and the water on the stone. " * 5
     model, tokenizer = model_and_tokenizer(text)
     model.train()
-    whole = validation_loss(model, tokenizer, text)
+    whole = score_text(model, tokenizer, text)[0]
     monkeypatch.setattr("training.evaluation.scores.LOGITS", 1)  # one window at a time
-    shares = [validation_loss(model, tokenizer, text, process=p, processes=3) for p in range(3)]
+    shares = [score_text(model, tokenizer, text, process=p, processes=3)[0] for p in range(3)]
     assert sum(shares) == pytest.approx(whole, rel=1e-5)
     assert model.training
 
@@ -67,7 +65,7 @@ def test_no_more_windows_are_cut_and_scored_at_once_than_the_logits_may_take(mon
     """The memory of scoring does not grow with the text, but for the ids of its tokens."""
     text = "the moon upon the water, and the water on the stone. " * 40
     model, tokenizer = model_and_tokenizer(text)
-    whole = validation_loss(model, tokenizer, text)
+    whole = score_text(model, tokenizer, text)[0]
     asked, seen = [], []
 
     def recorded(tokens, context, numbers):
@@ -82,7 +80,7 @@ def test_no_more_windows_are_cut_and_scored_at_once_than_the_logits_may_take(mon
     monkeypatch.setattr("training.evaluation.scores.sliding_windows", recorded)
     monkeypatch.setattr(model, "forward", forward)
     monkeypatch.setattr("training.evaluation.scores.LOGITS", 5 * 16 * len(tokenizer))
-    assert validation_loss(model, tokenizer, text) == pytest.approx(whole, rel=1e-5)
+    assert score_text(model, tokenizer, text)[0] == pytest.approx(whole, rel=1e-5)
     assert max(asked) == 5
     assert max(seen) == 5 * 16 * len(tokenizer)
     assert sum(asked) == count_windows(len(text), 16) == len(sliding_windows(torch.arange(len(text)), 16)[0])
@@ -91,7 +89,7 @@ def test_no_more_windows_are_cut_and_scored_at_once_than_the_logits_may_take(mon
 def test_nothing_to_score_is_told():
     model, tokenizer = model_and_tokenizer("ab")
     with pytest.raises(UserError, match="nothing to score"):
-        validation_loss(model, tokenizer, "a")
+        score_text(model, tokenizer, "a")
 
 
 def test_command_repeats_the_recorded_loss(trained):

@@ -49,7 +49,7 @@ from training.engine.recipe import Recipe
 from training.engine.record import RunRecord, open_run
 from training.engine.samples import write_sample
 from training.engine.sharded import load_weights
-from training.evaluation.scores import describe_scores, expert_load, score_copies, validation_loss
+from training.evaluation.scores import describe_scores, expert_load, score_copies, score_text
 from training.loading import check_checkpoint
 
 STOPPING = "\nstopping: a checkpoint will be saved within {} steps; interrupt again to stop at once without it\n"
@@ -339,7 +339,7 @@ class Run:
         """
         process, processes = self.accelerator.process_index, self.accelerator.num_processes
         losses = {
-            name: sum(gather_object([validation_loss(model, self.tokenizer, t, process=process, processes=processes)]))
+            name: sum(gather_object([score_text(model, self.tokenizer, t, process=process, processes=processes)[0]]))
             for name, t in texts.items()
         }
         if len(texts) == 1:

@@ -57,21 +57,6 @@ def whole_windows(tokens: torch.Tensor, context: int) -> torch.Tensor:
     return tokens[: len(tokens) // length * length].view(-1, length)
 
 
-def validation_loss(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    text: str,
-    context: int | None = None,
-    process: int = 0,
-    processes: int = 1,
-) -> float:
-    """This process's share of the loss of `text` in nats per character; the shares of all processes add up to the loss.
-
-    The arguments are those of [`score_text`].
-    """
-    return score_text(model, tokenizer, text, context, process, processes)[0]
-
-
 @torch.no_grad()
 def score_text(
     model: PreTrainedModel,

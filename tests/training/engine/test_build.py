@@ -13,7 +13,7 @@ from training.data.corpora import load_corpus
 from training.engine.build import build_model, build_tokenizer
 from training.engine.loop import Run, train
 from training.engine.recipe import Recipe, load_recipe
-from training.evaluation.scores import score_text, validation_loss
+from training.evaluation.scores import score_text
 
 FIELDS = {"steps": 12, "evaluate_every": 6, "checkpoint_every": 6, "sample_length": 5, "batch_size": 8, "context": 32}
 
@@ -154,8 +154,8 @@ def test_a_part_is_scored_on_the_way_and_the_whole_at_the_end(tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run" / "best")
     validation = load_corpus("sampler").validation
     scored = [line["validation_loss"] for line in lines if "validation_loss" in line]
-    assert min(scored) == pytest.approx(validation_loss(model, tokenizer, validation[:300]), rel=1e-4)
-    whole = validation_loss(model, tokenizer, validation)
+    assert min(scored) == pytest.approx(score_text(model, tokenizer, validation[:300])[0], rel=1e-4)
+    whole = score_text(model, tokenizer, validation)[0]
     record = record_of(tmp_path / "run")
     assert record["best_validation_loss"] == pytest.approx(whole, rel=1e-4)
     assert record["partial_validation_loss"] == min(scored)
